@@ -1,0 +1,149 @@
+"""Gibbs sampling of parameters and assignments: exact conditionals where the declaration has them, else slice sampling."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from inference import conjugacy, labels, loop, space
+from inference.results import Draws
+from inference.slice import slice_coordinates
+
+TOLERANCE = 1e-6  # a conjugate draw whose log ratio is further from 0, relative to 1 + |log joint|, is no exact draw
+
+
+class State(NamedTuple):
+    """What the next sweep needs, in the declared labels."""
+
+    params: Any
+    assignments: Any  # (N,) int32
+
+
+def refuses(model, x) -> str | None:
+    """None: every mixture of the declared form has a table; unknown parameters also need a conditional or a twin."""
+    if _others(model) and model.twin is None:
+        return (
+            f"{', '.join(_others(model))} is not conjugate and needs the supports of a NumPyro twin; the model has none"
+        )
+    return None
+
+
+def _others(model):
+    drawn = {rule.site for rule in conjugacy.rules(model) if rule.conditional is not None}
+    return tuple(name for name in model.param_shapes if name not in drawn)
+
+
+def gibbs(model, x, key, *, num_chains=4, num_warmup=500, num_draws=1000, thin=5, permute=True, progress=None) -> Draws:
+    """Draws from p(params, assignments | x) by systematic-scan Gibbs sampling; one draw is kept every `thin` sweeps.
+
+    A sweep draws every parameter given the assignments (conjugate conditionals of `inference.conjugacy`, univariate
+    slice sampling in unconstrained space for the rest, Neal 2003), then all assignments at once from the table
+    (Diebolt & Robert 1994), then the labelling (`inference.labels`; `permute=False` switches it off).
+
+    Conjugate draws are checked during warmup: log joint(after) - log joint(before) + log q(before) - log q(after) must
+    be 0. `stats["conjugacy_error"]` holds the largest |ratio| / (1 + |log joint|); above 1e-6 the run starts again with those draws as
+    Metropolis-Hastings proposals and says so.
+    """
+
+    def run(**how):
+        key_start, key_chains = jax.random.split(key)
+        sampler = build(model, num_warmup, permute, thin, **how)
+        params = space.starts(model, key_start, x, num_chains)
+        keys = jax.random.split(key_chains, num_chains)
+        return loop.run(sampler, keys, num_warmup + num_draws, x, params=params, on_chunk=progress)
+
+    result = run()
+    warnings: tuple[str, ...] = ()
+    error = float(np.max(result.out["conjugacy_error"])) if result.out is not None else 0.0
+    if not error <= TOLERANCE:
+        result = run(accept=True)
+        warnings = (
+            f"a conjugate conditional does not fit the joint density (relative error {error:.1e}): "
+            "its draws were used as Metropolis-Hastings proposals",
+        )
+    return loop.to_draws(result, num_warmup, warnings)
+
+
+@functools.cache
+def build(model, num_warmup: int, permute: bool = True, thin: int = 1, accept: bool = False) -> loop.Sampler:
+    """The sampler; `accept` turns every conjugate draw into a Metropolis-Hastings proposal."""
+    rules = tuple(rule for rule in conjugacy.rules(model) if rule.conditional is not None)
+    others = _others(model)
+    moves = labels.moves(model, permute)
+    K = model.num_components
+
+    def init(key, params, x):
+        return State(params, labels.draw_assignments(key, model.log_table(params, x)))
+
+    def step(key, i, state, x):
+        keys = jax.random.split(key, thin)
+        state, outs = jax.lax.scan(lambda state, key: sweep(key, i, state, x), state, keys)
+        out = {name: leaf[-1] for name, leaf in outs.items()}
+        return state, out | {
+            "params": state.params,
+            "assignments": state.assignments,
+            "conjugacy_error": outs["conjugacy_error"].max(),
+            "num_evaluations": outs["num_evaluations"].sum(),
+        }
+
+    def sweep(key, i, state, x):
+        key_params, key_slice, key_assign, key_labels = jax.random.split(key, 4)
+        params, z = state
+        params, error = draw_conjugate(key_params, i, params, z, x)
+        evaluations = jnp.int32(1) + jnp.where(i < num_warmup, len(rules) + 1, 0)
+        if others:
+            params, used = draw_others(key_slice, params, z, x)
+            evaluations += used
+        table = model.log_table(params, x)
+        z = labels.draw_assignments(key_assign, table)
+        lp = model.log_prior(params) + jax.nn.logsumexp(table, axis=1).sum()
+        if moves:
+            params, z, lp, used = relabel(key_labels, params, z, lp, x)
+            evaluations += used
+        return State(params, z), {"lp": lp, "conjugacy_error": error, "num_evaluations": evaluations}
+
+    def draw_conjugate(key, i, params, z, x):
+        """Every conjugate site in turn, and the largest relative error of their log ratios (0 after warmup)."""
+        r = jax.nn.one_hot(z, K, dtype=jnp.result_type(float))
+        visited, log_ratios = [params], []  # log q(before) - log q(after) of each draw
+        for j, rule in enumerate(rules):
+            key_draw, key_accept = jax.random.split(jax.random.fold_in(key, j))
+            q = rule.conditional(params, r, x)
+            drawn = {**params, rule.site: q.sample(key_draw).astype(params[rule.site].dtype)}
+            log_ratio = q.log_prob(params[rule.site]).sum() - q.log_prob(drawn[rule.site]).sum()
+            if accept:
+                log_accept = model.log_joint(drawn, z, x) - model.log_joint(params, z, x) + log_ratio
+                taken = jnp.log(jax.random.uniform(key_accept)) < log_accept
+                drawn = {name: jnp.where(taken, drawn[name], params[name]) for name in params}
+            params = drawn
+            visited.append(params)
+            log_ratios.append(log_ratio)
+        if accept or not rules:
+            return params, jnp.zeros(())
+
+        def largest_error():
+            every = jax.tree.map(lambda *leaves: jnp.stack(leaves), *visited)
+            log_joint = jax.vmap(lambda p: model.log_joint(p, z, x))(every)
+            errors = jnp.abs(jnp.diff(log_joint) + jnp.stack(log_ratios)) / (1 + jnp.abs(log_joint[1:]))
+            return errors.max()
+
+        return params, jax.lax.cond(i < num_warmup, largest_error, lambda: jnp.zeros(()))
+
+    def draw_others(key, params, z, x):
+        of = space.space_of(model)
+        coordinates = np.concatenate([np.arange(of.size)[of.slices[name]] for name in others])
+        log_target = lambda u: model.log_joint(of.constrain(u), z, x) + of.log_det(u)
+        u, used = slice_coordinates(key, log_target, of.unconstrain(params), coordinates)
+        return {**params, **{name: of.constrain(u)[name] for name in others}}, used
+
+    def relabel(key, params, z, lp, x):
+        log_density = lambda s: model.log_joint(model.permute(params, s), s[z], x)
+        s = labels.redraw(model, key, jnp.arange(K, dtype=jnp.int32), log_density)
+        params = model.permute(params, s)
+        if model.exchangeable:
+            return params, s[z], lp, 0
+        return params, s[z], model.log_density(params, x), 1 + labels.num_evaluations(K)
+
+    return loop.Sampler(init, step)

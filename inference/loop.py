@@ -1,0 +1,141 @@
+"""The only sampling loop: chains by vmap, steps by scan, chunks of one fixed length, compiling timed apart from running."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from inference.results import Cost, Draws
+
+
+class Sampler(NamedTuple):
+    """One Markov chain. Data are an argument, so that new data of the same shape compile nothing.
+
+    `i` is the number of the step, warmup included, the same for all chains: conditions on it stay cheap.
+    """
+
+    init: Callable  # (key, params, x) -> state, from the chain's first parameters
+    step: Callable  # (key, i, state, x) -> (state, out)
+
+
+class Run(NamedTuple):
+    """What `run` did: `out` leaves (C, num_done - start, ...) as NumPy arrays."""
+
+    out: Any
+    state: Any  # of every chain after step num_done - 1
+    num_done: int
+    interrupted: bool
+    cost: Cost  # seconds and bytes only: the back end knows its evaluations
+
+
+def run(sampler, keys, num_steps, x, *, params=None, start=0, state=None, chunk=250, on_chunk=None) -> Run:
+    """Steps start..num_steps-1 of every chain; step i of a chain uses fold_in(chain_key, i).
+
+    Without `state` the chains begin at `params` (C, ...), by `sampler.init`. The program runs `chunk` steps at a
+    time whatever is asked, so chunking and resuming change no bit. After each chunk `on_chunk(done, num_steps)`.
+    Ctrl-C between or within chunks returns the finished chunks, marked `interrupted`.
+    """
+    x = jax.tree.map(jnp.asarray, x)
+    cost, outs, done, interrupted = Cost(), [], start, False
+    if state is None:
+        init, seconds, size = compiled(_init_program(sampler.init), keys, params, x)
+        started = time.perf_counter()
+        state = jax.block_until_ready(init(keys, params, x))
+        cost += Cost(seconds, time.perf_counter() - started, 0, 0, size)
+    chunk = max(1, min(chunk, num_steps - start))
+    args = (keys, jnp.int32(start), jnp.int32(num_steps), state, x)
+    program, seconds, size = compiled(_chunk_program(sampler.step, chunk), *args)
+    cost += Cost(seconds, 0.0, 0, 0, size)
+    started = time.perf_counter()
+    try:
+        while done < num_steps:
+            state_next, out = program(keys, jnp.int32(done), jnp.int32(num_steps), state, x)
+            kept = min(chunk, num_steps - done)
+            outs.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:kept], out))  # noqa: B023
+            state, done = state_next, done + kept
+            if on_chunk is not None:
+                on_chunk(done, num_steps)
+    except KeyboardInterrupt:
+        interrupted = True
+    cost += Cost(0.0, time.perf_counter() - started)
+    out = jax.tree.map(lambda *leaves: np.swapaxes(np.concatenate(leaves), 0, 1), *outs) if outs else None
+    return Run(out, state, done, interrupted, cost)
+
+
+def to_draws(run, num_warmup, warnings=()) -> Draws:
+    """The draws after warmup of a run whose `out` has params, assignments, num_evaluations and stats (each (C, S))."""
+    if run.out is None or run.num_done <= num_warmup:
+        raise KeyboardInterrupt("interrupted before the first draw after warmup")
+    kept = jax.tree.map(lambda leaf: leaf[:, num_warmup:], run.out)
+    stats = {k: v for k, v in kept.items() if k not in ("params", "assignments")}
+    if "conjugacy_error" in stats:  # measured in warmup only
+        stats["conjugacy_error"] = np.broadcast_to(run.out["conjugacy_error"].max(axis=1)[:, None], stats["lp"].shape)
+    stats = {k: v for k, v in stats.items() if k not in ("num_evaluations", "num_gradients")}
+    gradients = int(run.out["num_gradients"].sum()) if "num_gradients" in run.out else 0
+    warnings += ("interrupted: only the finished part is here",) if run.interrupted else ()
+    return Draws(
+        params=kept["params"],
+        assignments=kept["assignments"],
+        cost=run.cost._replace(table_evaluations=int(run.out["num_evaluations"].sum()), gradient_evaluations=gradients),
+        stats=stats,
+        state=run.state,
+        num_done=run.num_done,
+        interrupted=run.interrupted,
+        warnings=warnings,
+    )
+
+
+def compiled(function, *args):
+    """The compiled program of a jitted `function` at the shapes of `args`; seconds spent now (0 when it was ready); bytes."""
+    leaves, tree = jax.tree.flatten(args)
+    return _ready(function, tree, tuple((leaf.shape, leaf.dtype) for leaf in map(jnp.asarray, leaves)), args)
+
+
+def _ready(function, tree, shapes, args):
+    key = (function, tree, shapes, jax.config.jax_enable_x64)
+    if key in _PROGRAMS:
+        return _PROGRAMS[key], 0.0, 0
+    started = time.perf_counter()
+    program = function.lower(*args).compile()
+    _PROGRAMS[key] = program
+    return program, time.perf_counter() - started, program_bytes(program)
+
+
+_PROGRAMS: dict = {}  # one per (function, shapes); functions are cached per (model, settings)
+
+
+def program_bytes(program) -> int:
+    """Arguments + outputs + temporaries of a compiled program, as XLA reports them; 0 where it does not."""
+    sizes = program.memory_analysis()
+    if sizes is None:
+        return 0
+    return sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
+
+
+@functools.cache
+def _init_program(init):
+    def one(key, params, x):
+        return init(jax.random.fold_in(key, 2**31 - 1), params, x)  # apart from the key of every step
+
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, None)))
+
+
+@functools.cache
+def _chunk_program(step, chunk):
+    def program(keys, first, stop, state, x):
+        @jax.jit  # traced once, though used twice
+        def advance(state, i):
+            return jax.vmap(lambda key, s: step(jax.random.fold_in(key, i), i, s, x))(keys, state)
+
+        empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(advance, state, first)[1])
+
+        def body(state, i):  # steps past the last are skipped, so the state is that of step stop - 1
+            return jax.lax.cond(i < stop, advance, lambda state, i: (state, empty), state, i)
+
+        return jax.lax.scan(body, state, first + jnp.arange(chunk, dtype=jnp.int32))
+
+    return jax.jit(program)

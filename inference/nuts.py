@@ -1,0 +1,133 @@
+"""NUTS on the NumPyro twin, assignments summed out; they come back as exact draws from the table."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from numpyro.infer.hmc import hmc
+from numpyro.infer.util import log_density
+
+from inference import labels, loop, space
+from inference.results import Draws
+
+
+class State(NamedTuple):
+    """NumPyro's state in the un-permuted frame, and the labelling. params = permute(constrain(kernel.z), permutation)."""
+
+    kernel: Any
+    permutation: Any  # (K,) int32; the identity under an exchangeable model, whose kernel never sees another
+
+
+def refuses(model, x) -> str | None:
+    """The sentence why NUTS cannot serve the model, or None."""
+    if not model.param_shapes:
+        return "no unknown parameter"
+    if model.twin is None:
+        return "the model has no NumPyro twin; give Mixture(twin=...) the same density as a NumPyro model"
+    return None
+
+
+def nuts(
+    model,
+    x,
+    key,
+    *,
+    num_chains=4,
+    num_warmup=500,
+    num_draws=1000,
+    permute=True,
+    dense_mass=True,
+    target_accept=0.8,
+    max_tree_depth=10,
+    progress=None,
+) -> Draws:
+    """Draws from p(params | x) by the No-U-Turn sampler (Hoffman & Gelman 2014; NumPyro), then assignments from the table.
+
+    Step size and mass matrix adapt during warmup, in a frame where labels stay put. Labels: an exchangeable model's
+    stored draws are each permuted uniformly, which is exact; otherwise the labelling is a state of its own, redrawn
+    from its full conditional after every transition, with potential and gradient computed afresh. `permute=False`
+    switches this off.
+    """
+    key_start, key_chains = jax.random.split(key)
+    sampler = build(model, num_warmup, permute, dense_mass, target_accept, max_tree_depth)
+    params = space.starts(model, key_start, x, num_chains)
+    keys = jax.random.split(key_chains, num_chains)
+    result = loop.run(sampler, keys, num_warmup + num_draws, x, params=params, on_chunk=progress)
+    draws = loop.to_draws(result, num_warmup)
+    divergent = int(draws.stats["diverging"].sum())
+    warnings = (f"{divergent} of {draws.stats['diverging'].size} draws diverged",) if divergent else ()
+    return draws._replace(warnings=draws.warnings + warnings)
+
+
+@functools.cache
+def build(
+    model, num_warmup, permute=True, dense_mass=True, target_accept=0.8, max_tree_depth=10, step_size=1.0
+) -> loop.Sampler:
+    """The sampler; with `num_warmup=0` nothing adapts, and `step_size` and an identity mass matrix stay."""
+    of = space.space_of(model)
+    moves = labels.moves(model, permute)
+    relabels = moves and not model.exchangeable
+    identity = jnp.arange(model.num_components, dtype=jnp.int32)
+
+    def twin_density(params, x):
+        return log_density(model.twin, (x,), {}, params)[0]
+
+    def labelled(u, s):
+        return model.permute(of.constrain(u), s) if relabels else of.constrain(u)
+
+    def potential(u, x, s):
+        return -(twin_density(labelled(u, s), x) + of.log_det(u))
+
+    init_kernel, sample_kernel = hmc(potential_fn_gen=lambda x, s: functools.partial(potential, x=x, s=s), algo="NUTS")
+
+    def start(key, u, x):
+        return init_kernel(
+            u,
+            num_warmup,
+            step_size=step_size,
+            dense_mass=dense_mass,
+            target_accept_prob=target_accept,
+            max_tree_depth=max_tree_depth,
+            trajectory_length=None,
+            model_args=(x, identity),
+            rng_key=key,
+        )
+
+    # NumPyro's sample_kernel reads settings that init_kernel leaves behind: leave them before any step is traced
+    some_x = jax.eval_shape(lambda k: model.simulate(k, 2)[2], jax.random.key(0))
+    jax.eval_shape(start, jax.random.key(0), jnp.zeros(of.size), some_x)
+
+    def init(key, params, x):
+        return State(start(key, of.unconstrain(params), x), identity)
+
+    def step(key, i, state, x):
+        key_kernel, key_labels, key_assign = jax.random.split(key, 3)
+        kernel, s = state
+        kernel = sample_kernel(kernel._replace(rng_key=key_kernel), (x, s), {})
+        if relabels:
+            s = labels.redraw(model, key_labels, s, lambda s: twin_density(labelled(kernel.z, s), x))
+            value, gradient = jax.value_and_grad(potential)(kernel.z, x, s)
+            kernel = kernel._replace(potential_energy=value, z_grad=gradient)
+            params = labelled(kernel.z, s)
+        elif moves:
+            params = model.permute(of.constrain(kernel.z), labels.redraw(model, key_labels, s, None))
+        else:
+            params = of.constrain(kernel.z)
+        table = model.log_table(params, x)
+        out = {
+            "params": params,
+            "assignments": labels.draw_assignments(key_assign, table),
+            "lp": model.log_prior(params) + jax.nn.logsumexp(table, axis=1).sum(),
+            "acceptance_rate": kernel.accept_prob,
+            "diverging": kernel.diverging,
+            "energy": kernel.energy,
+            "n_steps": kernel.num_steps,
+            "tree_depth": jnp.log2(kernel.num_steps).astype(jnp.int32) + 1,
+            "step_size": kernel.adapt_state.step_size,
+            "num_evaluations": jnp.int32(1 + (labels.num_evaluations(model.num_components) if relabels else 0)),
+            "num_gradients": kernel.num_steps + (1 if relabels else 0),
+        }
+        return State(kernel, s), out
+
+    return loop.Sampler(init, step)

@@ -1,0 +1,85 @@
+"""Constrained <-> unconstrained parameters, and where chains start.
+
+Supports are read off the twin's sites; NumPyro's `biject_to` gives the maps, so there is no second list.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from numpyro.distributions import biject_to
+
+from zoo.mixture import twin_supports
+from zoo.probe import NUM_DRAWS
+
+NUM_CANDIDATES = NUM_DRAWS  # prior draws among which a chain picks its start
+
+
+class Space(NamedTuple):
+    """params = constrain(u) for u in R^D."""
+
+    size: int
+    constrain: object  # u (D,) -> params
+    unconstrain: object  # params -> u (D,)
+    log_det: object  # u -> log |d params / d u|
+    slices: dict  # name -> slice of u
+
+
+@functools.cache
+def space_of(model) -> Space:
+    """The model's parameters in R^D. Raises ValueError when it has no twin or the twin's sites differ."""
+    supports = twin_supports(model)
+    shapes = {name: tuple(leaf.shape) for name, leaf in model.param_shapes.items()}
+    if {k: shape for k, (_, shape) in supports.items()} != shapes:
+        found = {k: shape for k, (_, shape) in supports.items()}
+        raise ValueError(f"the twin of {model.name} has the sites {found}, its prior {shapes}; they should be the same")
+    maps = {name: biject_to(support) for name, (support, _) in supports.items()}
+    template = {name: jnp.zeros(maps[name].inverse_shape(shapes[name])) for name in sorted(shapes)}
+    flat, unravel = ravel_pytree(template)
+    slices, start = {}, 0
+    for name in sorted(shapes):
+        stop = start + int(np.prod(template[name].shape, dtype=int))
+        slices[name], start = slice(start, stop), stop
+
+    def constrain(u):
+        return {name: maps[name](part) for name, part in unravel(u).items()}
+
+    def unconstrain(params):
+        return ravel_pytree({name: maps[name].inv(params[name]) for name in sorted(shapes)})[0]
+
+    def log_det(u):
+        parts = unravel(u)
+        each = [jnp.sum(maps[n].log_abs_det_jacobian(part, maps[n](part))) for n, part in parts.items()]
+        return sum(each, jnp.zeros(()))
+
+    return Space(flat.size, constrain, unconstrain, log_det, slices)
+
+
+def starts(model, key, x, num_chains):
+    """Where chains begin, leaves (C, ...): each picks one of its own NUM_CANDIDATES prior draws, with probability
+    proportional to the likelihood.
+
+    Starts differ between chains and are closer to the data than a single prior draw, which for well separated
+    components fits nothing.
+    """
+    if not model.param_shapes:
+        return {}
+    chosen = []
+    for chain_key in jax.random.split(key, num_chains):
+        key_prior, key_pick = jax.random.split(chain_key)
+        candidates = model.prior_draws(key_prior, NUM_CANDIDATES)
+        pick = _pick(model)(key_pick, candidates, jax.tree.map(jnp.asarray, x))
+        chosen.append(jax.tree.map(lambda leaf: leaf[pick], candidates))  # noqa: B023
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *chosen)
+
+
+@functools.cache
+def _pick(model):
+    def pick(key, candidates, x):
+        log_likelihood = jax.vmap(lambda params: model.log_likelihood(params, x))(candidates)
+        return jax.random.categorical(key, jnp.nan_to_num(log_likelihood, nan=-jnp.inf))
+
+    return jax.jit(pick)

@@ -1,0 +1,90 @@
+"""What the `@gen` functions say about themselves: their sites, distributions with named arguments, and scores.
+
+The only file that imports GenJAX's private modules (genjax 0.10.3; `tests/zoo/test_introspect.py` pins what is used).
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from genjax import ChoiceMap
+from genjax._src.core.compiler.interpreters.stateful import stateful
+from genjax._src.generative_functions.static import StaticGenerativeFunction, StaticHandler
+
+
+class Site(NamedTuple):
+    """One random choice at the arguments it was reached with."""
+
+    family: str  # class name of the TensorFlow Probability distribution, "" where there is none
+    parameters: dict[str, Any]  # its numeric arguments, by name
+    distribution: Any  # the TFP instance, or None
+    score: Any  # log density of the choice, a scalar
+
+
+class _Visitor(StaticHandler):
+    def __init__(self, visit: Callable, prefix: tuple = ()):
+        super().__init__()
+        self.visit, self.prefix = visit, prefix
+
+    def handle_trace(self, addr, gen_fn, args):
+        address = self.prefix + (addr if isinstance(addr, tuple) else (addr,))
+        if isinstance(gen_fn, StaticGenerativeFunction):
+            return _walk(gen_fn, args, self.visit, address)
+        return self.visit(".".join(map(str, address)), gen_fn, args)
+
+
+def _walk(gen_fn, args, visit, prefix=()):
+    """Runs the source of a `@gen` function; `visit(name, site, args)` supplies the value of every random choice."""
+    return stateful(gen_fn.source)(_Visitor(visit, prefix), *args)
+
+
+def distribution_of(gen_fn, args):
+    """The TFP distribution behind a GenJAX distribution at `args`, or None (`exact_density` has none)."""
+    try:
+        sample = inspect.getclosurevars(type(gen_fn).sample).nonlocals["sample"]
+        build = inspect.getclosurevars(sample).nonlocals["dist"]
+    except (KeyError, TypeError, AttributeError):
+        return None
+    positional, keywords = args, {}
+    if len(args) == 2 and isinstance(args[0], tuple) and isinstance(args[1], dict):
+        positional, keywords = args  # GenJAX hands keyword calls over as (args, kwargs)
+    return build(*positional, **{k: v for k, v in keywords.items() if k != "sample_shape"})
+
+
+def sites(gen_fn, args: tuple, choices: dict[str, Any]) -> tuple[dict[str, Site], Any]:
+    """Every site of `gen_fn(*args)` when its choices are `choices` (name -> value), and what it returns.
+
+    Nested addresses are joined with dots. Safe under jit, vmap and grad.
+    """
+    found: dict[str, Site] = {}
+
+    def visit(name, site, site_args):
+        value = jnp.asarray(choices[name])
+        score, _ = site.assess(ChoiceMap.choice(value), site_args)
+        found[name] = _describe(site, site_args, score)
+        return value
+
+    return found, _walk(gen_fn, args, visit)
+
+
+def sample(gen_fn, args: tuple, key) -> tuple[dict[str, Any], Any]:
+    """A forward draw of every choice of `gen_fn(*args)`, name -> value, and what it returns."""
+    drawn: dict[str, Any] = {}
+
+    def visit(name, site, site_args):
+        drawn[name] = site.simulate(jax.random.fold_in(key, len(drawn)), site_args).get_retval()
+        return drawn[name]
+
+    return drawn, _walk(gen_fn, args, visit)
+
+
+def _describe(site, site_args, score) -> Site:
+    distribution = distribution_of(site, site_args)
+    if distribution is None:
+        return Site("", {}, None, score)
+    numeric = (jax.Array, np.ndarray, np.generic, float, int)
+    named = {k: v for k, v in distribution.parameters.items() if isinstance(v, numeric) and not isinstance(v, bool)}
+    return Site(type(distribution).__name__, named, distribution, score)

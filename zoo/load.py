@@ -1,0 +1,51 @@
+"""A model from a stranger's file: `path/file.py:NAME`, where NAME is a Mixture or a function that returns one."""
+
+import importlib.util
+import pathlib
+import sys
+
+from zoo import nearest
+
+
+def load(spec: str, **constants):
+    """The Mixture that `spec` names. Raises ValueError with one sentence that carries the file's own error."""
+    path, _, name = spec.rpartition(":")
+    file = pathlib.Path(path)
+    if not path or not name:
+        raise ValueError(f"--model should be path/file.py:NAME, got {spec!r}")
+    if not file.is_file():
+        raise ValueError(f"--model: no file {file}; give path/file.py:NAME")
+    module = _import(file.resolve())
+    from zoo.mixture import Mixture
+
+    if not hasattr(module, name):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise ValueError(f"{file} has no {name!r}: {nearest(name, public)}")
+    found = getattr(module, name)
+    if isinstance(found, Mixture):
+        if constants:
+            raise ValueError(f"{spec} is a Mixture, not a builder: --set has no constants to change")
+        return found
+    if not callable(found):
+        raise ValueError(f"{spec} is a {type(found).__name__}; it should be a Mixture or a function that returns one")
+    model = found(**constants)
+    if not isinstance(model, Mixture):
+        raise ValueError(f"{spec} returned a {type(model).__name__}; it should return a Mixture")
+    return model
+
+
+def _import(file: pathlib.Path):
+    module_name = f"_zoo_user_{file.stem}_{abs(hash(str(file)))}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    module_spec = importlib.util.spec_from_file_location(module_name, file)
+    if module_spec is None or module_spec.loader is None:
+        raise ValueError(f"{file} is not a Python file; give path/file.py:NAME")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_name] = module
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise ValueError(f"{file} failed to import: {type(error).__name__}: {error}") from None
+    return module

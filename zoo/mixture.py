@@ -1,0 +1,452 @@
+"""The declaration of a finite mixture, and everything that follows from its (N, K) table.
+
+A mixture is two GenJAX `@gen` functions: `prior()` returns what the components need, and
+`observation(params)` draws one pair, `z` then `x`. All else comes from
+log p(z_n = k, x_n | params), row n, column k: `Mixture.log_table`.
+"""
+
+import concurrent.futures
+import functools
+import inspect
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from genjax import ChoiceMap, gen
+from jax.scipy.special import logsumexp
+
+from zoo import introspect, nearest, probe
+from zoo.dataset import Dataset
+
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Mixture:
+    """p(params) prod_n p(z_n | params) p(x_n | z_n, params), declared once.
+
+    `params` always means the prior's choices, name -> array; `x` is an array with leading axis N, or a dict
+    of such arrays whose keys are the observation's addresses, the key "covariates" being its second argument.
+    Methods are pure and safe under jit, vmap and grad unless their docstring says otherwise.
+    """
+
+    name: str
+    num_components: int
+    exchangeable: bool  # relabelling the components leaves the joint density as it is
+    prior: Any  # @gen () -> what `observation` receives
+    observation: Any  # @gen (params) -> x, with the sites "z" and "x"
+    family: str = ""
+    title: str = ""
+    description: str = ""
+    source: str = ""
+    twin: Callable | None = None  # NumPyro model of the same density, twin(x), assignments summed out
+    data: Dataset | None = None
+    table: Callable | None = None  # a faster log_table(params, x), held to the derived one by a contract test
+    component_params: tuple[str, ...] | None = None  # declared; `component_leaves` probes where this is None
+    permute: Callable | None = None  # permute(params, s): old component k becomes component s[k]
+    order_by: str | None = None  # the component parameter that sorts 1-D atoms
+
+    def __post_init__(self):
+        if self.permute is None:  # probing waits until the first call
+            derived = lambda params, s: probe.permute_leaves(params, s, self.component_leaves)
+            object.__setattr__(self, "permute", derived)
+
+    # -- the declaration ----------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def param_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The prior's choices: name -> shape and dtype."""
+        return jax.eval_shape(lambda key: introspect.sample(self.prior, (), key)[0], jax.random.key(0))
+
+    @functools.cached_property
+    def observation_shapes(self) -> dict[str, "Shape"]:
+        """The observation's sites, "z" included: name -> shape, dtype, distribution family. Compiles nothing."""
+        families = {}
+
+        def draw(key):
+            params, _ = introspect.sample(self.prior, (), key)
+            arguments = self._arguments(params, self.covariates_row)
+            drawn, _ = introspect.sample(self.observation, arguments, key)
+            found, _ = introspect.sites(self.observation, arguments, drawn)
+            families.update({name: site.family for name, site in found.items()})
+            return drawn
+
+        shapes = jax.eval_shape(draw, jax.random.key(0))
+        return {name: Shape(s.shape, s.dtype, families[name]) for name, s in shapes.items()}
+
+    @property
+    def assignment_dtype(self):
+        """Dtype of the site z: int32 for a categorical, bool for a flip."""
+        return self.observation_shapes["z"].dtype
+
+    @functools.cached_property
+    def covariates_row(self):
+        """The first row of the data's covariates, or None: what shape inference and probing stand on."""
+        x = self.data.x if self.data is not None else None
+        if not isinstance(x, dict) or "covariates" not in x:
+            return None
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[0], x["covariates"])
+
+    def joint(self, n: int, covariates=None):
+        """The GenJAX generative function of all N observations: the prior's addresses, ("obs", "z"), ("obs", "x").
+
+        `n` is a Python int (the shape is static). Not a jit-safe call itself: it builds a function, once per n.
+        """
+        return _joint(self, n) if covariates is None else _build_joint(self, n, covariates)
+
+    def simulate(self, key, n: int, covariates=None) -> tuple[Params, Any, Any]:
+        """A forward draw: params, assignments (N,) int32, x (N, ...)."""
+        trace = self.joint(n, covariates).simulate(key, ())
+        choices = trace.get_choices()
+        params = {name: choices[_address(name)] for name in self.param_shapes}
+        observed = {name: choices[("obs", *_address(name))] for name in self._observation_names}
+        x = observed["x"] if set(observed) == {"x"} else observed
+        if covariates is not None:
+            x = {**(x if isinstance(x, dict) else {"x": x}), "covariates": covariates}
+        return params, choices["obs", "z"].astype(jnp.int32), x
+
+    @property
+    def _observation_names(self) -> tuple[str, ...]:
+        return tuple(name for name in self.observation_shapes if name != "z")
+
+    def prior_draws(self, key, n: int) -> Params:
+        """n independent draws from the prior, leaves (n, ...). Host side; one compilation per (model, n)."""
+        return _prior_draws(self)(jax.random.split(key, n))
+
+    # -- densities ----------------------------------------------------------------------------------------
+
+    def log_prior(self, params: Params):
+        """log p(params), a scalar."""
+        return self.prior.assess(_choices(params), ())[0] + jnp.zeros(())
+
+    def log_table(self, params: Params, x):
+        """log p(z_n = k, x_n | params), shape (N, K)."""
+        if self.table is not None:
+            return self.table(params, x)
+        observed, covariates = _split(x)
+        returned = self.prior_return(params)
+
+        def cell(k, x_n, c_n):
+            args = (returned,) if covariates is None else (returned, c_n)
+            return self.observation.assess(_choices({"z": k.astype(self.assignment_dtype), **x_n}), args)[0]
+
+        rows = jax.vmap(cell, in_axes=(None, 0, 0))
+        return jax.vmap(rows, in_axes=(0, None, None), out_axes=1)(self._components, observed, covariates)
+
+    def log_weights_table(self, params: Params, x):
+        """log p(z_n = k | params), shape (N, K): the score of the site z alone."""
+        return self._half(params, x, lambda found: found["z"].score)
+
+    def log_components(self, params: Params, x):
+        """log p(x_n | z_n = k, params), shape (N, K): the scores of the other sites."""
+        return self._half(params, x, lambda found: sum(site.score for name, site in found.items() if name != "z"))
+
+    def _half(self, params, x, pick):
+        observed, covariates = _split(x)
+
+        def cell(k, x_n, c_n):
+            return pick(self.observation_sites(params, k, x_n, c_n))
+
+        rows = jax.vmap(cell, in_axes=(None, 0, 0))
+        return jax.vmap(rows, in_axes=(0, None, None), out_axes=1)(self._components, observed, covariates)
+
+    def observation_sites(self, params: Params, k, x_n: dict, covariates_n=None) -> dict[str, introspect.Site]:
+        """The sites of one observation at z = k: distributions with named arguments, and scores."""
+        choices = {"z": jnp.asarray(k).astype(self.assignment_dtype), **x_n}
+        return introspect.sites(self.observation, self._arguments(params, covariates_n), choices)[0]
+
+    def prior_sites(self, params: Params) -> dict[str, introspect.Site]:
+        """The sites of the prior at `params`."""
+        return introspect.sites(self.prior, (), params)[0]
+
+    def pointwise_log_likelihood(self, params: Params, x):
+        """log p(x_n | params), assignments summed out, shape (N,)."""
+        return logsumexp(self.log_table(params, x), axis=1)
+
+    def log_likelihood(self, params: Params, x):
+        """log p(x | params), assignments summed out, a scalar."""
+        return self.pointwise_log_likelihood(params, x).sum()
+
+    def log_density(self, params: Params, x):
+        """log p(params, x) = log_prior + log_likelihood, a scalar."""
+        return self.log_prior(params) + self.log_likelihood(params, x)
+
+    def log_joint(self, params: Params, assignments, x):
+        """log p(params, assignments, x), the prior included; assignments (N,) in 0..K-1. A scalar."""
+        observed, covariates = _split(x)
+        returned = self.prior_return(params)
+
+        def one(z_n, x_n, c_n):
+            args = (returned,) if covariates is None else (returned, c_n)
+            return self.observation.assess(_choices({"z": z_n.astype(self.assignment_dtype), **x_n}), args)[0]
+
+        return self.log_prior(params) + jax.vmap(one)(jnp.asarray(assignments), observed, covariates).sum()
+
+    def responsibilities(self, params: Params, x):
+        """p(z_n = k | x_n, params), shape (N, K); rows sum to 1."""
+        return jax.nn.softmax(self.log_table(params, x), axis=1)
+
+    def derived(self, params: Params) -> Params:
+        """What `prior` returns beside its choices (scales from variances, weights from sticks)."""
+        returned = self.prior_return(params)
+        return {k: v for k, v in returned.items() if k not in params} if isinstance(returned, dict) else {}
+
+    def weights(self, params: Params, x):
+        """Mixing weights (K,) when they are the same for every observation: those of the first."""
+        return jnp.exp(self.log_weights_table(params, jax.tree.map(lambda leaf: leaf[:1], x))[0])
+
+    def prior_return(self, params: Params):
+        """What `prior` returns at these choices: the argument of `observation`."""
+        return self.prior.assess(_choices(params), ())[1]
+
+    def _arguments(self, params, covariates_n=None):
+        returned = self.prior_return(params)
+        return (returned,) if covariates_n is None else (returned, covariates_n)
+
+    @property
+    def _components(self):
+        return jnp.arange(self.num_components, dtype=jnp.int32)
+
+    # -- labels and shapes --------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def component_leaves(self) -> tuple[str, ...]:
+        """Parameters whose row k belongs to component k, the mixing weights included: declared, or probed.
+
+        Host side; compiles one small program the first time.
+        """
+        if self.component_params is not None:
+            return self.component_params
+        return _outside_traces(probe.component_leaves, self)
+
+    @functools.cached_property
+    def relabels(self) -> bool:
+        """Whether `permute` relabels the components, probed: else there is no label permutation move."""
+        return self.num_components > 1 and bool(self.component_leaves) and _outside_traces(probe.relabels, self)
+
+    @functools.cached_property
+    def num_free_parameters(self) -> int:
+        """Dimension of the parameter space: a simplex of K counts K - 1, fixed constants count nothing.
+
+        Read off the supports of the twin's sites; host side.
+        """
+        from numpyro.distributions import biject_to
+
+        sizes = [np.prod(biject_to(c).inverse_shape(shape), dtype=int) for c, shape in twin_supports(self).values()]
+        return int(sum(sizes))
+
+    def check(self, x, name: str = "x") -> Any:
+        """`x` as arrays of the model's shape, or ValueError with one sentence. Host side, compiles nothing."""
+        names = self._observation_names
+        if set(names) == {"x"} and not isinstance(x, dict):
+            return self._check_leaf(x, "x", name)
+        if not isinstance(x, dict):
+            raise ValueError(f"{name} should be a dict with the keys {', '.join(names)}, got {type(x).__name__}")
+        expected = [*names, *(["covariates"] if self.covariates_row is not None else [])]
+        if sorted(x) != sorted(expected):
+            raise ValueError(f"{name} should have the keys {', '.join(expected)}, got {', '.join(map(str, x))}")
+        checked = {k: self._check_leaf(x[k], k, f"{name}[{k!r}]") for k in names}
+        if "covariates" in x:
+            checked["covariates"] = jax.tree.map(np.asarray, x["covariates"])
+        lengths = {k: len(leaf) for k, leaf in checked.items() if k != "covariates"}
+        covariates = jax.tree.leaves(checked.get("covariates", []))
+        lengths |= {f"covariates[{i}]": len(leaf) for i, leaf in enumerate(covariates)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"the entries of {name} should have one length N, got {lengths}")
+        return checked
+
+    def _check_leaf(self, values, address, name):
+        try:
+            values = np.asarray(values)
+        except ValueError:
+            raise ValueError(f"{name} has rows of different lengths; give an array of one shape") from None
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"{name} should be numbers, got values of type {values.dtype}")
+        event = self.observation_shapes[address].shape
+        if values.ndim != 1 + len(event) or values.shape[1:] != event:
+            wanted = ", ".join(["N", *map(str, event)]) + ("," if not event else "")
+            hint = f"; use {name}[:, 0]?" if not event and values.ndim == 2 else ""
+            raise ValueError(f"{name} should have shape ({wanted}) for {self.name}, got {values.shape}{hint}")
+        if len(values) == 0:
+            raise ValueError(f"{name} has no rows; give at least one observation")
+        bad = np.flatnonzero(~np.isfinite(values.astype(float)).reshape(len(values), -1).all(axis=1))
+        if len(bad):
+            raise ValueError(
+                f"{name} has {len(bad)} rows with NaN or infinite values (first: row {bad[0]}); remove or impute them"
+            )
+        floats = values.astype(np.float64)
+        huge = np.flatnonzero((np.abs(floats) > 1e100).reshape(len(values), -1).any(axis=1))
+        if len(huge):
+            raise ValueError(f"{name} row {huge[0]} is {values[huge[0]]}: its density underflows; rescale the data")
+        outside = self._outside_support(floats, address)
+        if len(outside):
+            raise ValueError(f"{name} row {outside[0]} is {values[outside[0]]}, outside the support of {self.name}")
+        return floats
+
+    def _outside_support(self, values, address):
+        family = self.observation_shapes[address].family
+        if family in _COUNTS:
+            return np.flatnonzero(((values < 0) | (values != np.floor(values))).reshape(len(values), -1).any(axis=1))
+        if family in _POSITIVE:
+            return np.flatnonzero((values <= 0).reshape(len(values), -1).any(axis=1))
+        return np.array([], int)
+
+
+class Shape(NamedTuple):
+    """A site of the observation: the shape and dtype of its value, and its distribution's class name."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    family: str
+
+
+_COUNTS = {"Poisson", "Binomial", "NegativeBinomial", "Bernoulli", "Categorical", "Geometric"}
+_POSITIVE = {"Gamma", "LogNormal", "Exponential", "Weibull", "InverseGamma"}
+
+
+def permutations(num_components: int) -> np.ndarray:
+    """All K! permutations of 0..K-1, shape (K!, K), the identity first."""
+    return np.array(list(itertools.permutations(range(num_components))), dtype=np.int32)
+
+
+def twin_supports(model: Mixture) -> dict[str, tuple[Any, tuple[int, ...]]]:
+    """The twin's unobserved sites: name -> (NumPyro constraint, shape). Host side, compiles nothing."""
+    import numpyro
+
+    if model.twin is None:
+        raise ValueError(
+            f"{model.name} has no NumPyro twin; give Mixture(twin=...) the same density as a NumPyro model"
+        )
+    found = {}
+
+    def run(key, x):
+        trace = numpyro.handlers.trace(numpyro.handlers.seed(model.twin, key)).get_trace(x)
+        sites = {k: s for k, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
+        found.update({k: (s["fn"].support, jnp.shape(s["value"])) for k, s in sites.items()})
+        return 0
+
+    x = model.data.x if model.data is not None else jax.eval_shape(lambda k: model.simulate(k, 2)[2], jax.random.key(0))
+    jax.eval_shape(run, jax.random.key(0), jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), x))
+    return found
+
+
+def builder(function: Callable) -> Callable:
+    """A model builder with keyword constants: cached, so that equal constants give the identical model.
+
+    Constants are coerced to the type of their default (25 -> 25.0, [.7, .3] -> (.7, .3)); a variant is named
+    `bento[scale=25.0]`. Raises ValueError for an unknown constant or one of the wrong type.
+    """
+    defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+
+    @functools.cache
+    def build(changed: tuple) -> Mixture:
+        model = function(**dict(changed))
+        suffix = ",".join(f"{k}={v}".replace(" ", "") for k, v in changed)
+        return replace(model, name=f"{model.name}[{suffix}]") if changed else model
+
+    @functools.wraps(function)
+    def wrapper(**constants) -> Mixture:
+        for name in constants:
+            if name not in defaults:
+                raise ValueError(f"{function.__name__} has no constant {name!r}: {nearest(name, defaults)}")
+        coerced = {k: _coerce(constants[k], defaults[k], f"{function.__name__}: {k}") for k in sorted(constants)}
+        return build(tuple((k, v) for k, v in coerced.items() if v != defaults[k]))
+
+    return wrapper
+
+
+def _coerce(value, default, name):
+    try:
+        if isinstance(default, tuple):
+            result = tuple(float(v) for v in np.ravel(np.asarray(value, float)))
+            if len(result) != len(default):
+                raise ValueError(f"{name} should have {len(default)} values, got {len(result)}")
+            finite = all(np.isfinite(v) for v in result)
+        elif isinstance(value, bool) or isinstance(value, str) != isinstance(default, str):
+            raise TypeError
+        else:
+            result = type(default)(value)
+            if isinstance(default, int) and result != value:
+                raise TypeError
+            finite = isinstance(result, str) or bool(np.isfinite(result))
+    except TypeError:
+        raise ValueError(f"{name} should be a {type(default).__name__} like {default}, got {value!r}") from None
+    if not finite:
+        raise ValueError(f"{name} should be finite, got {value!r}")
+    return result
+
+
+def positive(**constants):
+    """ValueError unless every constant (or each entry of a tuple) is above 0; for builders."""
+    for name, value in constants.items():
+        if not np.all(np.asarray(value) > 0):
+            raise ValueError(f"{name} should be positive, got {value}")
+
+
+def simplex(**constants):
+    """ValueError unless each constant is positive weights that sum to 1; for builders."""
+    positive(**constants)
+    for name, value in constants.items():
+        if abs(sum(value) - 1) > 1e-9:
+            raise ValueError(f"{name} should sum to 1, got {value} which sums to {sum(value):.6g}")
+
+
+# -- private ----------------------------------------------------------------------------------------------
+
+
+def _outside_traces(function, *args):
+    """`function(*args)` with concrete values even when first reached from inside a jitted function.
+
+    JAX's tracing state belongs to a thread, so a fresh thread has none (`jax.ensure_compile_time_eval` also folds
+    constants, which GenJAX's interpreter does not survive).
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *args).result()
+
+
+def _address(name: str) -> tuple[str, ...]:
+    return tuple(name.split("."))
+
+
+def _choices(values: dict[str, Any]) -> ChoiceMap:
+    nested = {(_address(k) if "." in k else k): jnp.asarray(v) for k, v in values.items()}
+    return ChoiceMap.d(nested)
+
+
+def _split(x) -> tuple[dict, Any]:
+    """Observed addresses and covariates of `x`."""
+    if not isinstance(x, dict):
+        return {"x": jnp.asarray(x)}, None
+    observed = {k: jnp.asarray(v) for k, v in x.items() if k != "covariates"}
+    return observed, (jax.tree.map(jnp.asarray, x["covariates"]) if "covariates" in x else None)
+
+
+@functools.cache
+def _prior_draws(model: Mixture):
+    # one draw at a time: the gamma samplers compile several times slower under vmap
+    return jax.jit(lambda keys: jax.lax.map(lambda key: introspect.sample(model.prior, (), key)[0], keys))
+
+
+@functools.cache
+def _joint(model: Mixture, n: int):
+    return _build_joint(model, n, None)
+
+
+def _build_joint(model, n, covariates):
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise ValueError(f"n should be a positive whole number of observations, got {n!r}")
+
+    @gen
+    def joint():
+        params = model.prior.inline()
+        if covariates is None:
+            model.observation.repeat(n=int(n))(params) @ "obs"
+        else:
+            model.observation.vmap(in_axes=(None, 0))(params, covariates) @ "obs"
+        return params
+
+    return joint

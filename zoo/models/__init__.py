@@ -1,0 +1,1 @@
+"""One file per story: prior, one observation, twin, data. Each lists its builders in `MODELS`."""

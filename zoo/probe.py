@@ -1,0 +1,102 @@
+"""Which parameters belong to components, found by probing the table at prior draws; and relabelling by them.
+
+A matching shape is not enough: a leaf is the components' own only if its row k moves column k alone.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zoo import introspect
+
+NUM_ROWS = 4  # observations in the probe
+NUM_DRAWS = 256  # of the prior; the number that `inference.space` draws, so that one program serves both
+
+
+def permute_leaves(params: dict[str, Any], s, leaves: tuple[str, ...]) -> dict[str, Any]:
+    """Relabelled parameters: old component k becomes component s[k], in every leaf of `leaves`."""
+    inverse = jnp.argsort(s)
+    return {name: value[inverse] if name in leaves else value for name, value in params.items()}
+
+
+def component_leaves(model) -> tuple[str, ...]:
+    """The parameters with leading axis K whose row k enters only component k, the mixing weights included.
+
+    Row k of a component's own leaf, replaced by that of another prior draw, moves column k of `log_components`
+    and nothing else. The mixing weights leave `log_components` alone, and shifting their rows shifts the columns
+    of `log_weights_table`. Compiles one small program.
+    """
+    K = model.num_components
+    candidates = [name for name, leaf in model.param_shapes.items() if leaf.shape[:1] == (K,)]
+    if not candidates or K == 1:
+        return ()
+    eye = np.eye(K, dtype=bool)
+
+    @jax.jit
+    def probe(draws, key):
+        params, other = ({name: leaf[i] for name, leaf in draws.items()} for i in (0, 1))
+        x = draw_observations(model, params, key)
+
+        def moved(name, row):  # `row` is a mask over components
+            mask = row.reshape((K,) + (1,) * (params[name].ndim - 1))
+            return {**params, name: jnp.where(mask, other[name], params[name])}
+
+        tries = [moved(name, row) for name in candidates for row in eye]
+        tries += [{**params, name: jnp.roll(params[name], 1, axis=0)} for name in candidates]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), params, *tries)
+        return jax.vmap(lambda p: (model.log_weights_table(p, x), model.log_components(p, x)))(stacked)
+
+    halves = probe(model.prior_draws(jax.random.key(5), NUM_DRAWS), jax.random.key(7))
+    weights, components = (np.asarray(half) for half in halves)
+    L = len(candidates)
+    start_weights, start_components = weights[0], components[0]
+    row_components = components[1 : 1 + L * K].reshape(L, K, NUM_ROWS, K)
+    row_weights = weights[1 : 1 + L * K].reshape(L, K, NUM_ROWS, K)
+    rolled_weights = weights[1 + L * K :]
+    leaves = []
+    for i, name in enumerate(candidates):
+        moves = np.any(row_components[i] != start_components, axis=1)  # (row, column)
+        leaves_weights = np.all(row_weights[i] == start_weights)
+        rolls_weights = np.allclose(rolled_weights[i], np.roll(start_weights, 1, axis=1), rtol=1e-4, atol=1e-4)
+        own = np.array_equal(moves, eye) and leaves_weights
+        if own or (not moves.any() and not leaves_weights and rolls_weights):
+            leaves.append(name)
+    return tuple(leaves)
+
+
+def relabels(model) -> bool:
+    """Whether `model.permute` relabels the components.
+
+    That is log_components(permute(params, s))[:, s] == log_components(params).
+
+    Held at a prior draw for a cyclic shift; for fixed weights the weights' half stays, which the density ratio of
+    the permutation move accounts for.
+    """
+    K = model.num_components
+    if K == 1 or not model.param_shapes:
+        return False
+    s = np.roll(np.arange(K), 1)
+
+    @jax.jit
+    def probe(draws, key):
+        params = {name: leaf[0] for name, leaf in draws.items()}
+        x = draw_observations(model, params, key)
+        return model.log_components(params, x), model.log_components(model.permute(params, jnp.asarray(s)), x)[:, s]
+
+    here, there = probe(model.prior_draws(jax.random.key(5), NUM_DRAWS), jax.random.key(11))
+    return bool(np.allclose(here, there, rtol=1e-4, atol=1e-4))
+
+
+def draw_observations(model, params, key):
+    """NUM_ROWS observations at `params`, with the first covariates of the data where the model has them."""
+    returned = model.prior_return(params)
+    args = (returned,) if model.covariates_row is None else (returned, model.covariates_row)
+    drawn = jax.vmap(lambda k: introspect.sample(model.observation, args, k)[0])(jax.random.split(key, NUM_ROWS))
+    del drawn["z"]
+    x = drawn["x"] if set(drawn) == {"x"} else drawn
+    if model.covariates_row is None:
+        return x
+    rows = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (NUM_ROWS, *jnp.shape(leaf))), model.covariates_row)
+    return {**(x if isinstance(x, dict) else {"x": x}), "covariates": rows}
