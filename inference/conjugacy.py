@@ -79,7 +79,7 @@ def inverse_gamma_variance(model, site):
 
 
 def dirichlet_weights(model, site):
-    """weights ~ Dirichlet(alpha), z ~ Categorical(weights): Dirichlet(alpha_k + n_k); mode (alpha_k + n_k - 1), normalised."""
+    """weights ~ Dirichlet(alpha), z ~ Categorical(weights): Dirichlet(alpha + n), mode proportional to that - 1."""
 
     def conditional(params, r, x):
         (alpha,) = _prior_arguments(model, params, site, "concentration")

@@ -1,4 +1,4 @@
-"""Gibbs sampling of parameters and assignments: exact conditionals where the declaration has them, else slice sampling."""
+"""Gibbs sampling of parameters and assignments: exact conditionals where the declaration has them, else slices."""
 
 import functools
 from typing import Any, NamedTuple
@@ -43,8 +43,8 @@ def gibbs(model, x, key, *, num_chains=4, num_warmup=500, num_draws=1000, thin=5
     (Diebolt & Robert 1994), then the labelling (`inference.labels`; `permute=False` switches it off).
 
     Conjugate draws are checked during warmup: log joint(after) - log joint(before) + log q(before) - log q(after) must
-    be 0. `stats["conjugacy_error"]` holds the largest |ratio| / (1 + |log joint|); above 1e-6 the run starts again with those draws as
-    Metropolis-Hastings proposals and says so.
+    be 0. `stats["conjugacy_error"]` holds the largest |ratio| / (1 + |log joint|); above 1e-6 the run starts again
+    with those draws as Metropolis-Hastings proposals and says so.
     """
 
     def run(**how):

@@ -1,4 +1,4 @@
-"""The only sampling loop: chains by vmap, steps by scan, chunks of one fixed length, compiling timed apart from running."""
+"""The only sampling loop: chains by vmap, steps by scan, chunks of one length, compiling timed apart from running."""
 
 import functools
 import time
@@ -90,7 +90,7 @@ def to_draws(run, num_warmup, warnings=()) -> Draws:
 
 
 def compiled(function, *args):
-    """The compiled program of a jitted `function` at the shapes of `args`; seconds spent now (0 when it was ready); bytes."""
+    """The program of a jitted `function` at the shapes of `args`, seconds compiling it now (0: ready), its bytes."""
     leaves, tree = jax.tree.flatten(args)
     return _ready(function, tree, tuple((leaf.shape, leaf.dtype) for leaf in map(jnp.asarray, leaves)), args)
 

@@ -14,10 +14,10 @@ TARGET = 0.44  # acceptance of a univariate random walk (Gelman, Roberts & Gilks
 
 
 class State(NamedTuple):
-    """In the un-permuted frame: params = permute(constrain(u), permutation), assignments = permutation[z]."""
+    """In the un-permuted frame: params = permute(constrain(u), permutation), z = permutation[assignments]."""
 
     u: Any  # (D,) unconstrained parameters
-    z: Any  # (N,) int32
+    assignments: Any  # (N,) int32
     permutation: Any  # (K,) int32
     log_steps: Any  # (D,) log random-walk step sizes, adapted in warmup
 
@@ -71,7 +71,7 @@ def build(model, num_warmup: int, permute: bool = True, thin: int = 1, step_size
         keys = jax.random.split(key, thin)
         state, accepted = jax.lax.scan(lambda state, key: sweep(key, i, state, x), state, keys)
         params = labelled(state.u, state.permutation)
-        z = state.permutation[state.z]
+        z = state.permutation[state.assignments]
         out = {name: rate.mean() for name, rate in accepted.items()}
         passes = 2 + of.size + (labels.num_evaluations(K) if relabels else 0)
         out |= {"params": params, "assignments": z, "lp": model.log_density(params, x)}

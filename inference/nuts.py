@@ -13,7 +13,7 @@ from inference.results import Draws
 
 
 class State(NamedTuple):
-    """NumPyro's state in the un-permuted frame, and the labelling. params = permute(constrain(kernel.z), permutation)."""
+    """NumPyro's state in the un-permuted frame, and the labelling: params = permute(constrain(z), permutation)."""
 
     kernel: Any
     permutation: Any  # (K,) int32; the identity under an exchangeable model, whose kernel never sees another
@@ -42,7 +42,7 @@ def nuts(
     max_tree_depth=10,
     progress=None,
 ) -> Draws:
-    """Draws from p(params | x) by the No-U-Turn sampler (Hoffman & Gelman 2014; NumPyro), then assignments from the table.
+    """Draws from p(params | x) by the No-U-Turn sampler (Hoffman & Gelman 2014), then assignments from the table.
 
     Step size and mass matrix adapt during warmup, in a frame where labels stay put. Labels: an exchangeable model's
     stored draws are each permuted uniformly, which is exact; otherwise the labelling is a state of its own, redrawn
@@ -58,6 +58,12 @@ def nuts(
     divergent = int(draws.stats["diverging"].sum())
     warnings = (f"{divergent} of {draws.stats['diverging'].size} draws diverged",) if divergent else ()
     return draws._replace(warnings=draws.warnings + warnings)
+
+
+def refresh(kernel, potential, x, s):
+    """NumPyro's state with potential and gradient of the labelling s: those it holds are of the one before."""
+    value, gradient = jax.value_and_grad(potential)(kernel.z, x, s)
+    return kernel._replace(potential_energy=value, z_grad=gradient)
 
 
 @functools.cache
@@ -107,8 +113,7 @@ def build(
         kernel = sample_kernel(kernel._replace(rng_key=key_kernel), (x, s), {})
         if relabels:
             s = labels.redraw(model, key_labels, s, lambda s: twin_density(labelled(kernel.z, s), x))
-            value, gradient = jax.value_and_grad(potential)(kernel.z, x, s)
-            kernel = kernel._replace(potential_energy=value, z_grad=gradient)
+            kernel = refresh(kernel, potential, x, s)
             params = labelled(kernel.z, s)
         elif moves:
             params = model.permute(of.constrain(kernel.z), labels.redraw(model, key_labels, s, None))

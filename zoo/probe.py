@@ -37,7 +37,7 @@ def component_leaves(model) -> tuple[str, ...]:
     @jax.jit
     def probe(draws, key):
         params, other = ({name: leaf[i] for name, leaf in draws.items()} for i in (0, 1))
-        x = draw_observations(model, params, key)
+        _, x = draw_observations(model, params, key)
 
         def moved(name, row):  # `row` is a mask over components
             mask = row.reshape((K,) + (1,) * (params[name].ndim - 1))
@@ -82,21 +82,21 @@ def relabels(model) -> bool:
     @jax.jit
     def probe(draws, key):
         params = {name: leaf[0] for name, leaf in draws.items()}
-        x = draw_observations(model, params, key)
+        _, x = draw_observations(model, params, key)
         return model.log_components(params, x), model.log_components(model.permute(params, jnp.asarray(s)), x)[:, s]
 
     here, there = probe(model.prior_draws(jax.random.key(5), NUM_DRAWS), jax.random.key(11))
     return bool(np.allclose(here, there, rtol=1e-4, atol=1e-4))
 
 
-def draw_observations(model, params, key):
-    """NUM_ROWS observations at `params`, with the first covariates of the data where the model has them."""
+def draw_observations(model, params, key, n=NUM_ROWS):
+    """n assignments and observations at `params`, all with the first covariates of the data, where the model has them."""
     returned = model.prior_return(params)
     args = (returned,) if model.covariates_row is None else (returned, model.covariates_row)
-    drawn = jax.vmap(lambda k: introspect.sample(model.observation, args, k)[0])(jax.random.split(key, NUM_ROWS))
-    del drawn["z"]
+    drawn = jax.vmap(lambda k: introspect.sample(model.observation, args, k)[0])(jax.random.split(key, n))
+    z = drawn.pop("z").astype(jnp.int32)
     x = drawn["x"] if set(drawn) == {"x"} else drawn
     if model.covariates_row is None:
-        return x
-    rows = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (NUM_ROWS, *jnp.shape(leaf))), model.covariates_row)
-    return {**(x if isinstance(x, dict) else {"x": x}), "covariates": rows}
+        return z, x
+    rows = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *jnp.shape(leaf))), model.covariates_row)
+    return z, {**(x if isinstance(x, dict) else {"x": x}), "covariates": rows}

@@ -1,0 +1,148 @@
+"""The front door: `zoo list | show | fit | compare`. Parsing only; `commands` does and prints.
+
+Nothing heavy is imported here: `zoo --help` and `zoo list` load neither JAX nor rich. `prepare` is the one place that
+sets JAX's switches, before anything imports JAX.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+
+COMMANDS = {
+    "list": "diagnostics.commands:list_models",
+    "show": "diagnostics.commands:show",
+    "fit": "diagnostics.commands:fit",
+    "compare": "diagnostics.commands:compare",
+}
+HELP = {
+    "list": "the models there are",
+    "show": "one model: story, priors as maths, data, back ends",
+    "fit": "one posterior by one back end",
+    "compare": "every applicable back end on one posterior, compared with the best reference",
+}
+# N x K up to which the older CPU runtime is faster: Gibbs 5x at 3,000 cells, but EM 1.7x slower at 300,000
+SMALL = 20_000
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command. 0: what was asked ran; 1: a named back end was refused, or any failed; 2: wrong usage."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        args = parse(argv)
+    except SystemExit as stop:  # --help, --version, or wrong usage already explained
+        return int(stop.code or 0)
+    module, function = COMMANDS[args.command].split(":")
+    try:
+        return getattr(importlib.import_module(module), function)(args)
+    except ValueError as error:
+        print(f"zoo {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"zoo {args.command}: interrupted", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `zoo list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def prepare(precision: str, size: float):
+    """Precision, and the CPU runtime that suits tables of `size` = N x K cells. The user's own XLA_FLAGS are kept.
+
+    The persistent compilation cache stays off: with the default runtime of jax 0.5.3 it returns wrong numbers.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if size <= SMALL and "xla_cpu_use_thunk_runtime" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_thunk_runtime=false".strip()
+    os.environ["JAX_ENABLE_X64"] = str(int(precision == "float64"))
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
+    if "jax" in sys.modules:  # called from a program that has imported JAX: the environment is read no more
+        sys.modules["jax"].config.update("jax_enable_x64", precision == "float64")
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one sentence."""
+
+    def error(self, message):
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line as a namespace; SystemExit after an explanation when it makes no sense."""
+    from zoo import nearest
+
+    parser = build()
+    if not argv:
+        parser.print_help(sys.stderr)
+        raise SystemExit(2)
+    if not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        parser.error(f"no command {argv[0]!r}: {nearest(argv[0], COMMANDS)}")
+    args, left = parser.parse_known_args(argv)
+    if left:
+        command = build_command(args.command)
+        word = next((word for word in left if word.startswith("-")), left[0])
+        if not word.startswith("-"):
+            command.error(f"{word!r} is one word too many")
+        known = [option for action in command._actions for option in action.option_strings]
+        command.error(f"no option {word!r}: {nearest(word.split('=')[0], known)}")
+    return args
+
+
+def build() -> Parser:
+    import zoo
+
+    parser = Parser(prog="zoo", description="Mixture models: declared once, inferred in many ways, compared.")
+    parser.add_argument("--version", action="version", version=f"mixture-zoo {zoo.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in HELP.items():
+        build_command(name, commands.add_parser(name, help=text, description=text, allow_abbrev=False))
+    return parser
+
+
+def build_command(name: str, parser: Parser | None = None) -> Parser:
+    """The options of one command."""
+    parser = parser or Parser(prog=f"zoo {name}", add_help=False)
+    add = parser.add_argument
+    add("--json", action="store_true", help="one JSON document on standard output, nothing else")
+    if name == "list":
+        return parser
+    add("name", metavar="MODEL", nargs="?", help="a name from `zoo list`")
+    add("--model", metavar="FILE.py:NAME", help="in place of MODEL: a Mixture, or a function that returns one")
+    add("--set", metavar="NAME=VALUE", action="append", default=[], help="a constant of the model, in TOML syntax")
+    if name == "show":
+        return parser
+    add("--data", metavar="FILE", help="a CSV file in place of the model's own data")
+    add("--column", metavar="NAME[,NAME]", help="the columns of FILE to take")
+    if name == "fit":
+        add("--backend", metavar="NAME", default="gibbs", help="default: gibbs")
+    else:
+        add("--backends", metavar="NAME[,NAME]", help="default: every one that applies")
+    add("--option", metavar="[BACKEND.]NAME=VALUE", action="append", default=[], help="a back end's setting (TOML)")
+    add("--seed", metavar="N", type=whole(0), default=0, help="default: 0")
+    add("--chains", metavar="N", type=whole(1), help="number of chains")
+    add("--warmup", metavar="N", type=whole(0), help="warmup steps per chain")
+    add("--draws", metavar="N", type=whole(1), help="draws per chain")
+    add("--out", metavar="FOLDER", help="where to leave the results")
+    add("--precision", choices=("float32", "float64"), default="float64", help="default: float64")
+    add("--quiet", action="store_true", help="no progress and no tables, only the verdict")
+    return parser
+
+
+def whole(least: int):
+    """An argparse type: a whole number, `least` or more."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"should be a whole number, {least} or more, not {text!r}")
+        return value
+
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

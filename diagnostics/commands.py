@@ -1,0 +1,378 @@
+"""What the commands of `zoo` do and print. Everything that imports JAX is imported inside, after `cli.prepare`.
+
+Bad input raises ValueError with one sentence, which `cli.main` prints; names, numbers, the data file and the output
+folder are looked at before JAX is loaded.
+"""
+
+import json
+import pathlib
+import sys
+
+from diagnostics import tables
+from diagnostics.cli import prepare
+
+
+def list_models(args) -> int:
+    """`zoo list`: the catalogue, as a table or as JSON."""
+    from zoo import catalogue
+
+    entries = list(catalogue().values())
+    if args.json:
+        shown = [{k: v for k, v in entry.items() if k != "module"} for entry in entries]
+        print(json.dumps({"schema": 1, "models": shown}, indent=1, ensure_ascii=False))
+        return 0
+    head = ("name", "family", "K", "N", "D", "labels", "exact", "title")
+    rows = [
+        (
+            entry["name"],
+            entry["family"],
+            *(str(entry[f"num_{what}"]) for what in ("components", "observations", "features")),
+            "alike" if entry["exchangeable"] else "differ",
+            "yes" if entry["exact"] else "",
+            entry["title"],
+        )
+        for entry in entries
+    ]
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    for row in (head, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print("\nlabels: alike when relabelling the components changes nothing; exact: the posterior is known exactly")
+    return 0
+
+
+def show(args) -> int:
+    """`zoo show`: the declaration of one model, and who serves it."""
+    prepare("float64", _size(args))
+    model = _model(args)
+    found = describe(model)
+    if args.json:
+        print(json.dumps({"schema": 1, **found}, indent=1, ensure_ascii=False))
+        return 0
+    tables.print_model(tables.console(), found)
+    return 0
+
+
+def fit(args) -> int:
+    """`zoo fit`: one back end; a summary, and <backend>.nc."""
+    comparison = _run(args, [args.backend])
+    entry = comparison.backends[args.backend]
+    written = []
+    if args.out and args.backend in comparison.results:
+        from diagnostics.to_arviz import to_arviz, write
+
+        settings = comparison.settings[args.backend]
+        result = comparison.results[args.backend]
+        data = to_arviz(result, comparison.model, comparison.x, backend=args.backend, settings=settings, seed=args.seed)
+        written.append(write(data, pathlib.Path(args.out) / f"{args.backend}.nc"))
+    if args.json:
+        print(comparison.to_json())
+    else:
+        out = tables.console()
+        if not args.quiet and entry["status"] == "ok":
+            out.print(tables.summary(comparison, args.backend))
+        tables.print_verdicts(out, comparison)
+        tables.print_paths(out, written)
+    return int(entry["status"] != "ok")
+
+
+def compare(args) -> int:
+    """`zoo compare`: every applicable back end; tables, comparison.json, comparison.csv, report.html, <backend>.nc."""
+    named = args.backends.split(",") if args.backends is not None else None
+    comparison = _run(args, named)
+    written, failure = [], None
+    if args.out:
+        written = comparison.save(args.out)
+        try:
+            from diagnostics import report
+
+            path = pathlib.Path(args.out) / "report.html"
+            report.write(comparison, path)
+            written.append(path)
+        except Exception as error:  # the numbers are on disk; a picture that fails must not hide them
+            failure = f"zoo compare: the report could not be written: {type(error).__name__}: {error}"
+    if args.json:
+        print(comparison.to_json())
+    else:
+        out = tables.console()
+        if not args.quiet:
+            tables.print_tables(out, comparison)
+        tables.print_verdicts(out, comparison)
+        tables.print_paths(out, written)
+    if failure:
+        print(" ".join(failure.split()), file=sys.stderr)
+    statuses = {name: entry["status"] for name, entry in comparison.backends.items()}
+    refused = named is not None and "refused" in statuses.values()
+    return int(refused or failure is not None or "failed" in statuses.values())
+
+
+# -- input --------------------------------------------------------------------------------------------------------
+
+
+def _run(args, backends):
+    """The comparison the command line asks for; cheap checks first, JAX after them."""
+    import inference
+    from zoo import nearest
+
+    for name in backends or ():
+        if name not in inference.TABLE:
+            raise ValueError(f"no back end named {name!r}: {nearest(name, inference.TABLE)}")
+    constants, settings = _constants(args), _settings(args)
+    entry = _entry(args)
+    if args.out:
+        _check_folder(pathlib.Path(args.out))
+    if args.column and not args.data:
+        raise ValueError("--column chooses columns of --data, which is not given")
+    data = _read(args, entry["num_features"]) if args.data and entry else None
+    prepare(args.precision, _size(args, data))
+    _hush()
+    model = _model(args, constants)
+    if args.data and data is None:
+        data = _read(args, _num_features(model))
+    from diagnostics.compare import accepted, compare, plan
+
+    names = backends or [name for name in inference.BACKENDS if inference.TABLE[name][2]]
+    common = {"num_chains": args.chains, "num_warmup": args.warmup, "num_draws": args.draws}
+    taken = {option for name in names for option in accepted(name)}
+    settings = {k: v for k, v in common.items() if v is not None and k in taken} | settings
+    x = data if data is not None else _own(model)
+    _check_distinct(model, model.check(x.x), plan(names, settings))
+    with tables.progress_bars(not (args.quiet or args.json)) as progress:
+        return compare(model, backends, x, args.seed, settings, progress=progress)
+
+
+def _entry(args) -> dict | None:
+    """The catalogue's entry of MODEL; None with --model."""
+    from zoo import catalogue, nearest
+
+    if args.model is not None:
+        if args.name is not None:
+            raise ValueError(f"MODEL {args.name!r} and --model are both given; give one of them")
+        return None
+    if args.name is None:
+        raise ValueError(f"no MODEL is given: {nearest('', catalogue())}")
+    if args.name not in catalogue():
+        raise ValueError(f"no model named {args.name!r}: {nearest(args.name, catalogue())}")
+    return catalogue()[args.name]
+
+
+def _model(args, constants=None):
+    """The Mixture that MODEL or --model, and --set, name."""
+    constants = _constants(args) if constants is None else constants
+    entry = _entry(args)
+    if entry is not None:
+        import zoo
+
+        return zoo.MODELS.builder(args.name)(**constants)
+    from zoo.load import load
+
+    try:
+        return load(args.model, **constants)
+    except ValueError:
+        raise
+    except Exception as error:  # a stranger's builder may do anything
+        raise ValueError(f"{args.model} failed: {type(error).__name__}: {error}") from None
+
+
+def _own(model):
+    if model.data is None:
+        raise ValueError(f"{model.name} has no data of its own; give --data FILE")
+    return model.data
+
+
+def _read(args, num_features):
+    from zoo import dataset
+
+    columns = tuple(name.strip() for name in args.column.split(",")) if args.column else ()
+    return dataset.read(args.data, columns, num_features)
+
+
+def _num_features(model) -> int:
+    import numpy as np
+
+    names = [name for name in model.observation_shapes if name != "z"]
+    if names != ["x"]:
+        raise ValueError(f"--data serves models whose observation is one site x; {model.name} has {', '.join(names)}")
+    return int(np.prod(model.observation_shapes["x"].shape, dtype=int))
+
+
+def _size(args, data=None) -> int:
+    """N x K, as far as it is known before the model is built; 0, small, where it is not."""
+    entry = _entry(args)
+    K = entry["num_components"] if entry else 3
+    if data is not None:
+        return data.num_observations * K
+    if getattr(args, "data", None) and pathlib.Path(args.data).is_file():
+        with open(args.data, "rb") as file:
+            return sum(1 for _ in file) * K
+    return entry["num_observations"] * K if entry else 0
+
+
+def _constants(args) -> dict:
+    return dict(_assignment(text, "--set") for text in args.set)
+
+
+def _settings(args) -> dict:
+    """`--option nuts.permute=false` -> {"nuts": {"permute": False}}; without a prefix, for all."""
+    import inference
+    from zoo import nearest
+
+    settings: dict = {}
+    for text in args.option:
+        name, value = _assignment(text, "--option")
+        prefix, dot, option = name.rpartition(".")
+        if dot and prefix not in inference.TABLE:
+            raise ValueError(f"--option {text}: no back end named {prefix!r}: {nearest(prefix, inference.TABLE)}")
+        (settings.setdefault(prefix, {}) if dot else settings)[option] = value
+    return settings
+
+
+def _assignment(text, flag):
+    """NAME=VALUE with VALUE in TOML syntax."""
+    import tomllib
+
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ValueError(f"{flag} takes NAME=VALUE, got {text!r}")
+    try:
+        return name.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        raise ValueError(f'{flag} {text}: {value!r} is not a TOML value (2.5, [1, 2], true or "text")') from None
+
+
+def _check_folder(folder: pathlib.Path):
+    import tempfile
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"--out {folder} cannot be written: {error.strerror or error}") from None
+
+
+def _check_distinct(model, x, plans):
+    """Without a prior a component on every distinct point has an infinite likelihood."""
+    import numpy as np
+
+    if isinstance(x, dict):
+        return
+    distinct = len(np.unique(x, axis=0))
+    for name, options in plans.items():
+        if options.get("prior") is False and distinct < model.num_components:
+            raise ValueError(
+                f"{name} without a prior needs at least {model.num_components} distinct points for "
+                f"{model.num_components} components, the data have {distinct}"
+            )
+
+
+def _hush():
+    """Libraries' notices of their own future, which no user of this program can act on."""
+    import warnings
+
+    warnings.simplefilter("ignore", FutureWarning)
+    warnings.simplefilter("ignore", DeprecationWarning)
+
+
+# -- describing a model -------------------------------------------------------------------------------------------
+
+
+def describe(model) -> dict:
+    """What `zoo show --json` holds: the declaration as maths, labels, data, back ends."""
+    import inference
+
+    prior, observation = maths(model)
+    data = model.data
+    backends = {}
+    if data is not None:
+        x = model.check(data.x)
+        backends = {name: inference.BACKENDS[name].refuses(model, x) for name in inference.BACKENDS}
+    return {
+        "name": model.name,
+        "title": model.title,
+        "family": model.family,
+        "description": model.description,
+        "source": model.source,
+        "num_components": model.num_components,
+        "num_free_parameters": model.num_free_parameters if model.twin is not None else None,
+        "exchangeable": bool(model.exchangeable),
+        "prior": prior,
+        "observation": observation,
+        "component_parameters": list(model.component_leaves),
+        "order_by": model.order_by,
+        "relabels": bool(model.relabels),
+        "data": None
+        if data is None
+        else {
+            "name": data.name,
+            "N": data.num_observations,
+            "D": data.num_features,
+            "units": data.units,
+            "source": data.source,
+            "licence": data.licence,
+            "sha256": data.sha256,
+            "variant": data.variant,
+        },
+        "backends": backends,
+    }
+
+
+def maths(model) -> tuple[list[str], list[str]]:
+    """The prior's sites and the observation's as lines, `means ~ Normal(loc=[400, 400], scale=50)`.
+
+    Numbers are shown where an argument is the same at two prior draws, a parameter's name where it equals that
+    parameter (name[k] where it equals row k), "..." where it is computed from parameters otherwise.
+    """
+    import jax
+    import numpy as np
+
+    from diagnostics.functionals import one_row
+    from zoo import introspect
+
+    row = one_row(model)
+    rows = row if isinstance(row, dict) else {"x": row}
+    observed = {name: np.asarray(leaf)[0] for name, leaf in rows.items() if name != "covariates"}
+    families = {}
+
+    @jax.jit
+    @jax.vmap
+    def draw(key):
+        params = introspect.sample(model.prior, (), key)[0]
+        prior = model.prior_sites(params)
+
+        def component(k):
+            sites = model.observation_sites(params, k, observed, model.covariates_row)
+            families.update({("observation", name): site.family for name, site in sites.items()})
+            return {name: site.parameters for name, site in sites.items()}
+
+        families.update({("prior", name): site.family for name, site in prior.items()})
+        each = jax.vmap(component)(np.arange(model.num_components, dtype=np.int32))
+        return {**model.derived(params), **params}, {name: site.parameters for name, site in prior.items()}, each
+
+    values, prior, each = jax.tree.map(np.asarray, draw(jax.random.split(jax.random.key(3))))
+
+    def number(array):
+        if np.ndim(array) == 0:
+            return f"{float(array):.6g}"
+        return "[" + ", ".join(number(a) for a in array) + "]"
+
+    def argument(pair, by_component):
+        """`pair`: the argument at two draws, (2, ...), or (2, K, ...) by component."""
+        flat = pair[:, 0] if by_component and np.all(pair == pair[:, :1]) else pair
+        names = [name for name, leaf in values.items() if leaf.shape == flat.shape and np.array_equal(leaf, flat)]
+        rowwise = by_component and flat is pair
+        if names:
+            return names[0] + ("[k]" if rowwise else "")
+        if np.array_equal(flat[0], flat[1]):
+            return number(flat[0]) + ("[k]" if rowwise else "")
+        return "..."
+
+    def line(kind, name, arguments):
+        family = families[kind, name] or "a density of its own"
+        inside = ", ".join(f"{k}={argument(v, kind == 'observation')}" for k, v in arguments.items())
+        given = " | z = k" if kind == "observation" and name != "z" else ""
+        return f"{name}{given} ~ {family}({inside})"
+
+    order = [name for name in families if name[0] == "prior"]  # as declared; JAX sorts the keys of dictionaries
+    lines = [line("prior", name, prior[name]) for _, name in order]
+    sites = [name for kind, name in families if kind == "observation"]
+    return lines, [line("observation", name, each[name]) for name in sites]

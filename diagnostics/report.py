@@ -1,0 +1,659 @@
+"""One self-contained HTML page about a comparison: the verdict in words first, then what it stands on."""
+
+import math
+import pathlib
+import re
+from typing import Any, NamedTuple
+
+import jinja2
+
+from diagnostics import plots, verdicts
+from diagnostics.compare import full_settings
+from diagnostics.functionals import fixed_points
+
+DASH = "–"  # no such quantity
+MINUS = "−"
+KINDS = {
+    "exact": "computes the posterior itself, up to a numerical error",
+    "mcmc": "correlated draws from the posterior, by Markov chains",
+    "weighted": "draws from the prior, weighted by how well they fit",
+    "point": "the single best point, without a spread",
+    "approximate": "draws from an approximation of the posterior",
+}
+# word on the badge -> its colour: a class of the style sheet
+TONES = {
+    "reference": "good",
+    "agrees": "good",
+    "at the optimum": "good",
+    "disagrees": "bad",
+    "not at the optimum": "bad",
+    "failed": "bad",
+    "not mixed": "doubt",
+    "cannot tell": "doubt",
+    "not usable": "doubt",
+    "ran": "plain",
+    "refused": "plain",
+}
+COMMON = {"num_chains": "--chains", "num_warmup": "--warmup", "num_draws": "--draws"}
+
+
+class Standing(NamedTuple):
+    """How one back end came out: a word, a sentence for everybody, and the figures behind it."""
+
+    name: str
+    word: str
+    sentence: str
+    detail: str
+
+    @property
+    def tone(self):
+        return TONES[self.word]
+
+
+class Picture(NamedTuple):
+    """A figure of the page; `uri` is None where it could not be drawn, and the caption says why."""
+
+    uri: str | None
+    alt: str
+    caption: str
+
+
+def write(comparison, path) -> pathlib.Path:
+    """Writes the page to `path` and returns it. Nothing in it is loaded from elsewhere; everything is escaped."""
+    path = pathlib.Path(path)
+    path.write_text(render(comparison), encoding="utf-8")
+    return path
+
+
+def render(comparison) -> str:
+    """The page as a string."""
+    loader = jinja2.PackageLoader("diagnostics", "templates")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.undefined = jinja2.StrictUndefined
+    return environment.get_template("report.html").render(**_context(comparison))
+
+
+def _context(comparison) -> dict[str, Any]:
+    model, reference = comparison.model, comparison.reference
+    standings = [standing(comparison, name) for name in comparison.backends]
+    data = model.data if model.data is not None and model.data.sha256 == comparison.data["sha256"] else None
+    return {
+        "title": model.title or model.name,
+        "model": model,
+        "story": (model.description or "").strip("\n"),
+        "maths": _maths(model),
+        "data": comparison.data,
+        "dataset": data,
+        "seed": comparison.seed,
+        "settings": {name: _settings(given) for name, given in comparison.settings.items()},
+        "headline": headline(standings, reference),
+        "standings": standings,
+        "kinds": {name: KINDS.get(entry["kind"], entry["kind"]) for name, entry in comparison.backends.items()},
+        "colours": {name: plots.colour_of(comparison, name) for name in comparison.backends},
+        "reference": reference,
+        "reference_says": _reference_says(comparison),
+        "fits": _fit_pictures(comparison),
+        "intervals": _intervals_picture(comparison),
+        "matrix": _matrix(comparison),
+        "unusable": [name for name in comparison.results if not comparison.backends[name]["usable"]],
+        "groups": _groups(comparison),
+        "evidence": _evidence(comparison),
+        "labellings": _labellings(comparison),
+        "chains": _chain_pictures(comparison),
+        "assignments": _assignment_picture(comparison),
+        "costs": _costs(comparison),
+        "cost_picture": _cost_picture(comparison),
+        "warnings": {n: list(e["warnings"]) for n, e in comparison.backends.items() if e["warnings"]},
+        "interrupted": getattr(comparison, "interrupted", False),
+        "versions": comparison.versions,
+        "command": command(comparison),
+        "dash": DASH,
+    }
+
+
+# -- the verdict in words -----------------------------------------------------------------------------------------
+
+
+def standing(comparison, name) -> Standing:
+    """What became of one back end."""
+    entry, reference = comparison.backends[name], comparison.reference
+    verdict, source = entry.get("verdict") or "", reference.source
+    word = _word(entry, verdict, name == source)
+    detail = "" if word in ("refused", "failed") else verdict.replace("+-", "±")
+    reason = (entry["reason"] or "no reason given").rstrip(".")
+    if word == "refused":
+        text = f"Did not run: {reason}."
+    elif word == "failed":
+        text = f"Broke off: {reason}."
+    elif word == "reference":
+        text = "The others are held against this one."
+    elif word == "disagrees":
+        where = verdict.partition(f"disagrees with {source} in ")[2].partition(";")[0]
+        text = f"Its answer differs from {source} by more than chance explains, in {where.strip() or 'some quantity'}."
+    elif word == "agrees":
+        close = f"{verdicts.CLOSE:g} posterior standard deviations"
+        text = f"Every quantity compared is within {close} of {source}, allowing for chance."
+    elif word == "not mixed":
+        text = "Its chains have not settled on one answer, so its numbers are not to be trusted yet."
+        if "agrees with" in verdict:
+            text = f"What it found agrees with {source}, but its run was too short to rely on."
+    elif word == "cannot tell":
+        text = f"It gave too few effective draws to say whether it agrees with {source}."
+    elif word == "not usable":
+        text = "Its weights are too uneven for its averages to be trusted."
+        if "collapsed" in verdict:
+            text = "Nearly all of its weight lies on a few draws: do not use its averages."
+        if "right within its error" in verdict:
+            text = "Its draws are worth too few to use its averages, though its log evidence is right within its error."
+    elif word in ("at the optimum", "not at the optimum"):
+        text = "One best point, to be read as such: it says nothing about uncertainty."
+        if word == "not at the optimum":
+            text = "It stopped short of the best point known."
+    else:
+        text = "It ran; there is no reference to hold it against."
+    return Standing(name, word, text, detail)
+
+
+def _word(entry, verdict, is_reference) -> str:
+    if entry["status"] in ("refused", "failed"):
+        return entry["status"]
+    if is_reference:
+        return "reference"
+    if verdict.startswith("not usable"):
+        return "not usable"
+    if entry["kind"] == "point":
+        if not entry["usable"]:
+            return "not usable"
+        return "at the optimum" if verdict.startswith("at ") else "not at the optimum"
+    if "disagrees with" in verdict:
+        return "disagrees"
+    if verdict.startswith("not mixed"):
+        return "not mixed"
+    if "cannot tell" in verdict:
+        return "cannot tell"
+    return "agrees" if "agrees with" in verdict else "ran"
+
+
+def headline(standings, reference) -> str:
+    """The whole comparison in a few sentences."""
+    by: dict[str, list[str]] = {}
+    for s in standings:
+        by.setdefault(s.word, []).append(s.name)
+    source = reference.source if len(reference.source) < 40 else "the stored reference"
+    what = {"exact": ", which is exact", "long run": ", a long run"}.get(reference.kind, "")
+    said = []
+    for word, one, several in (
+        ("agrees", f"agrees with {source}{what}", f"agree with {source}{what}"),
+        ("disagrees", f"disagrees with {source}", f"disagree with {source}"),
+        ("not mixed", "has not mixed", "have not mixed"),
+        ("cannot tell", "has too few effective draws to tell", "have too few effective draws to tell"),
+        ("not usable", "is not usable", "are not usable"),
+        ("at the optimum", "found the best point known", "found the best point known"),
+        ("not at the optimum", "missed the best point known", "missed the best point known"),
+        ("ran", "ran, with no reference to hold it against", "ran, with no reference to hold them against"),
+        ("failed", "failed", "failed"),
+        ("refused", "does not serve this model", "do not serve this model"),
+    ):
+        names = by.get(word, [])
+        if names:
+            noun = " back end" + ("s" if len(names) > 1 else "") if not said else ""
+            said.append(f"{_count(len(names))}{noun} {one if len(names) == 1 else several}: {_and(names)}.")
+    if "reference" in by and not any(word in by for word in ("agrees", "disagrees")):
+        said.insert(0, f"The posterior is known from {by['reference'][0]}{what}.")
+    return " ".join(said)
+
+
+def _count(num: int) -> str:
+    words = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+    return words[num] if num < len(words) else str(num)
+
+
+def _and(names) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _reference_says(comparison) -> list[str]:
+    """The reference and its own error, as sentences."""
+    reference = comparison.reference
+    if not reference.values:
+        return ["There is no reference: nothing here says which answer is right, only whether they differ."]
+    kind = {"exact": "exact", "stored": "stored with the package", "long run": "a long run"}.get(
+        reference.kind, reference.kind
+    )
+    said = [f"The reference is {reference.source} ({kind})."]
+    errors = [v.error / v.sd for v in reference.values.values() if v.error is not None and v.sd and v.sd > 1e-9]
+    if errors:
+        least = f"at most {_power(max(errors))} of its standard deviation"
+        said.append(f"Its own error in the mean of a quantity is {least}, over {len(errors)} quantities that vary.")
+    missed = getattr(comparison.results.get(reference.source), "missed_mass", None)
+    if missed is not None:
+        said.append(f"At most {_power(missed)} of the posterior's mass can lie outside its grid.")
+    if reference.log_evidence is not None:
+        error = reference.log_evidence_se
+        allowed = f", numerical error {_power(error)}" if error else ""
+        said.append(f"Its log evidence is {number(reference.log_evidence, None, 13)}{allowed}.")
+    return said
+
+
+# -- tables -------------------------------------------------------------------------------------------------------
+
+
+def number(value, error=None, digits=6) -> str:
+    """A number to two figures of its error, or to `digits` figures where it has none; a dash for None."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    if error is not None and error > 0 and math.isfinite(error):
+        places = 1 - math.floor(math.log10(error))
+        if 0 <= places <= 8:
+            text = f"{value:.{places}f}"
+            return _minus(text if float(text) else text.lstrip("-"))
+        if places < 0:
+            return _minus(f"{round(value, places):,.0f}")
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e7:
+        return _power(value)
+    text = f"{value:.{digits}g}"
+    return _minus(text if "e" not in text else f"{value:.0f}")
+
+
+def _figure(value, digits) -> str:
+    """A number with so many decimals; thousands separated."""
+    return DASH if value is None else _minus(f"{value:,.{digits}f}")
+
+
+def _spread(sd, error=None) -> str:
+    """Three figures, trailing zeros kept, so that a column of them reads as equally exact."""
+    if sd is None or not 1e-4 <= sd < 1e4:
+        return number(sd, None, 3)
+    return f"{sd:#.3g}".rstrip(".")
+
+
+def _two(value) -> str:
+    """Two figures, thousands separated."""
+    if value is None:
+        return DASH
+    return f"{float(f'{value:.2g}'):,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _power(value) -> str:
+    """1.2 x 10^-7, readable without JavaScript."""
+    if value is None:
+        return DASH
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e6:
+        return _minus(f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}")
+    mantissa, exponent = f"{value:.1e}".split("e")
+    sup = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return _minus(f"{mantissa}\u00a0×\u00a010{sup}")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", MINUS)
+
+
+def _matrix(comparison) -> dict[str, Any]:
+    """Functional x back end: means with z, marked where the verdict counts a difference."""
+    names = [n for n in comparison.results if n != comparison.reference.source]
+    cells = {(row["backend"], row["functional"]): row for row in comparison.rows}
+    off = {name: _differing(comparison, name) for name in names}
+    groups: list[tuple[str, list]] = []
+    functionals = plots.in_order(
+        dict.fromkeys([*comparison.reference.values, *(r["functional"] for r in comparison.rows)])
+    )
+    for functional in functionals:
+        if not groups or groups[-1][0] != plots.heading_of(functional):
+            groups.append((plots.heading_of(functional), []))
+        value = comparison.reference.values.get(functional)
+        line = {
+            "functional": functional,
+            "about": _about(comparison, functional),
+            "mean": _short(functional, value.mean, _scale(value.error, value.sd)) if value else DASH,
+            "sd": _short(functional, value.sd, None, _spread) if value else DASH,
+            "cells": [],
+        }
+        for name in names:
+            row = cells.get((name, functional), {})
+            mean = row.get("mean")
+            error = row.get("mcse") if row else None
+            precision = _scale(error, value.sd if value else row.get("sd")) if error is None else error
+            line["cells"].append(
+                {
+                    "mean": _short(functional, mean, precision),
+                    "z": "" if row.get("z") is None else f"z {_signed(row['z'])}",
+                    "off": off[name].get(functional, ""),
+                    "usable": comparison.backends[name]["usable"],
+                }
+            )
+        groups[-1][1].append(line)
+    return {"names": names, "groups": groups, "any_off": any(off.values())}
+
+
+def _short(functional, value, error, form=number) -> str:
+    """A cell of the overview: probabilities and entropies below what a verdict tells apart are not spelled out."""
+    tiny = value is not None and 0 < abs(value) < verdicts.SAME
+    tiny = tiny and functional.startswith(("co_clustering", "entropy", "occupied"))
+    return "< 10⁻⁶" if tiny else form(value, error)
+
+
+def _scale(error, sd):
+    """The error that decides how many figures are shown: never finer than a hundredth of the spread."""
+    if sd is not None and sd > 1e-9:
+        return max(error or 0.0, 1e-2 * sd)
+    return error if error and error > 1e-12 else None
+
+
+def _differing(comparison, name) -> dict[str, str]:
+    """Functional -> what differs from the reference there, by the rule of the verdict; for usable draws only."""
+    entry = comparison.backends[name]
+    if entry["kind"] == "point" or not entry["usable"]:
+        return {}
+    rows = [row for row in comparison.rows if row["backend"] == name and row["reference_mean"] is not None]
+    found = {i.name: "mean" for i in verdicts.intervals(rows) if i.differs}
+    spread = "the spread of "
+    off = {f.removeprefix(spread): "spread" if f.startswith(spread) else "mean" for f in found}
+    least = verdicts.least_ess(rows)
+    return off | {row["functional"]: "value" for row in rows if verdicts.constant_differs(row, least)}
+
+
+def _groups(comparison) -> list[dict[str, Any]]:
+    """Every row with every figure, functional by functional, the reference's own line first."""
+    source, groups = comparison.reference.source, []
+    rows: dict[str, list[dict]] = {}
+    for row in comparison.rows:
+        rows.setdefault(row["functional"], []).append(row)
+    for functional in plots.in_order(dict.fromkeys([*comparison.reference.values, *rows])):
+        lines = []
+        value = comparison.reference.values.get(functional)
+        if value is not None:
+            name = source if len(source) < 40 else "stored"
+            first = (number(value.mean, _scale(value.error, value.sd)), _spread(value.sd), _power(value.error))
+            lines.append({"name": name, "reference": True, "cells": [*first, *[DASH] * 6]})
+        for row in rows.get(functional, ()):
+            if row["backend"] == source and value is not None:
+                continue
+            precision = row["mcse"] if row["mcse"] is not None else _scale(None, row["sd"] or row["reference_sd"])
+            cells = [
+                number(row["mean"], precision),
+                _spread(row["sd"]),
+                DASH if row["mcse"] is None else number(row["mcse"], None, 2),
+                _figure(row["ess_bulk"], 0),
+                _figure(row["ess_tail"], 0),
+                _figure(row["rhat"], 3),
+                _two(row["ess_per_second"]),
+                DASH if row["z"] is None else _signed(row["z"]),
+                DASH if row["z_sd"] is None else _signed(row["z_sd"]),
+            ]
+            lines.append({"name": row["backend"], "reference": False, "cells": cells})
+        groups.append({"functional": functional, "about": _about(comparison, functional), "lines": lines})
+    return groups
+
+
+def _signed(z) -> str:
+    if abs(z) < 1000:
+        return _minus(f"{z:+.1f}")
+    return _minus(f"{z:+.0e}".replace("e+0", "e"))
+
+
+def _about(comparison, functional) -> str:
+    """What a functional is, in a few words."""
+    if functional.startswith(("log_predictive", "co_clustering")) and not isinstance(comparison.x, dict):
+        indices = [int(i) for i in re.findall(r"\d+", functional)]
+        if functional.startswith("log_predictive"):
+            indices = [int(fixed_points(comparison.x)[i]) for i in indices]
+        values = [comparison.x[i] for i in indices]
+        if all(getattr(value, "ndim", 0) == 0 for value in values):
+            return " and ".join(f"{value:.4g}" for value in values)
+    return {
+        "log_density": "log p(parameters, data)",
+        "entropy": "total, 0 when every assignment is certain",
+        "occupied": "components with an observation",
+    }.get(functional, "")
+
+
+def _evidence(comparison) -> list[dict[str, str]]:
+    """Log evidence by back end, with its error, against the reference's."""
+    reference, lines = comparison.reference, []
+    for name, entry in comparison.backends.items():
+        value, error = entry.get("log_evidence"), entry.get("log_evidence_se")
+        if value is None:
+            continue
+        line = {
+            "name": name,
+            "value": number(value, error if error and error > 1e-8 else None, 13),
+            "error": _power(error),
+            "difference": DASH,
+            "says": "not usable" if not entry["usable"] else "",
+        }
+        if reference.log_evidence is not None and name != reference.source:
+            line["difference"] = _power(value - reference.log_evidence)
+            agrees = verdicts.evidence_agrees((value, error), (reference.log_evidence, reference.log_evidence_se))
+            says = {True: "within its error", False: "off by more than 4 standard errors", None: ""}[agrees]
+            line["says"] = "; ".join(filter(None, (says, line["says"])))
+        elif name == reference.source:
+            line["says"] = "reference"
+        lines.append(line)
+    return lines
+
+
+def _labellings(comparison) -> dict[str, Any] | None:
+    """Mass of each labelling, largest first; None for models whose labels mean nothing."""
+    masses = comparison.labellings
+    if not masses or comparison.model.exchangeable:
+        return None
+    names = [n for n in ("reference", *(n for n in masses if n != "reference")) if n in masses]
+    if comparison.reference.source in names and "reference" in names:
+        names.remove(comparison.reference.source)
+    first = masses[names[0]]
+    rows = [
+        (" < ".join(str(k) for k in labelling), [_mass(masses[name].get(labelling)) for name in names])
+        for labelling in sorted(first, key=lambda s: -first[s])
+    ]
+    return {"names": names, "rows": rows}
+
+
+def _mass(value) -> str:
+    return DASH if value is None else f"{value:.4f}" if value >= 5e-3 else _power(value)
+
+
+def _costs(comparison) -> list[dict[str, str]]:
+    lines = []
+    for name in comparison.results:
+        cost = plots.cost_of(comparison, name)
+        lines.append(
+            {
+                "name": name,
+                "compile": _figure(cost.get("compile_seconds"), 2),
+                "run": _figure(cost.get("run_seconds"), 2),
+                "table": _figure(cost.get("table_evaluations"), 0),
+                "gradient": _figure(cost.get("gradient_evaluations"), 0),
+                "memory": f"{cost['program_bytes'] / 2**20:,.1f}" if cost.get("program_bytes") else DASH,
+                "ess": _figure(cost["ess"], 0),
+                "speed": _two(cost["ess_per_second"]),
+                "error": DASH if cost["error"] is None else f"{cost['error']:.2g}",
+            }
+        )
+    return lines
+
+
+# -- pictures -----------------------------------------------------------------------------------------------------
+
+
+def _picture(draw, alt, caption) -> Picture | None:
+    """A figure, or the reason why there is none: a picture must not cost the reader the numbers."""
+    try:
+        figure = draw()
+        return None if figure is None else Picture(plots.data_uri(figure), alt, caption)
+    except Exception as error:  # a stranger's model may break what the zoo's do not
+        return Picture(None, "", f"This picture could not be drawn: {type(error).__name__}: {error}")
+
+
+def _speaker(comparison) -> str | None:
+    """The result that pictures of the posterior show: the reference's, else the best back end's."""
+    if comparison.reference.source in comparison.results:
+        return comparison.reference.source
+    order = ("reference", "agrees", "ran", "cannot tell", "not mixed", "at the optimum", "disagrees", "not usable")
+    words = {name: standing(comparison, name).word for name in comparison.results}
+    return min(words, key=lambda n: order.index(words[n]) if words[n] in order else len(order), default=None)
+
+
+def _fit_pictures(comparison) -> list[Picture]:
+    name = _speaker(comparison)
+    if name is None:
+        return []
+    model, x, N = comparison.model, comparison.x, comparison.data["N"]
+    leaf = plots.sorted_by(model)
+    numbered = f" Components are numbered in ascending order of their {leaf}, draw by draw." if leaf else ""
+    means = [row for row in comparison.rows if row["backend"] == name and row["functional"].startswith("sorted_means")]
+    where = ", ".join(number(row["mean"], (row["sd"] or 0) / 10 or None, 4) for row in means)
+    where = f"; component means {where}" if means else ""
+    pictures = [
+        _picture(
+            lambda: plots.fitted_density(comparison.results[name], model, x, name),
+            f"Histogram of the {N} observations with the fitted density by {name}{where}.",
+            f"Grey: the {N} observations as a histogram of area one, with a tick for each where they are few. "
+            "Coloured: each component times its weight, averaged over the posterior; dashed: their sum, the fitted "
+            f"density. At each value a shaded band holds 90% of the posterior.{numbered} A cut axis leaves out a "
+            "stretch without data.",
+        )
+    ]
+    if len(comparison.results) > 1:
+        pictures.append(
+            _picture(
+                lambda: plots.fitted_densities(comparison),
+                f"The fitted density of {_and(list(comparison.results))}, one row each, over the same histogram.",
+                "The same picture for each back end: the fitted density averaged over its draws, its 90% band, and the "
+                "reference's density dashed. Where they agree, the two lines coincide.",
+            )
+        )
+    return [picture for picture in pictures if picture is not None]
+
+
+def _intervals_picture(comparison) -> Picture | None:
+    source, ruler = plots.ruler_of(comparison)
+    names = [name for name in comparison.results if name != source]
+    held = "the reference" if comparison.reference.values else f"{source} (there is no reference)"
+    return _picture(
+        lambda: plots.intervals(comparison),
+        f"Means and spreads of {len(ruler)} quantities by {_and(names)}, relative to {source}." if names else "",
+        f"One row per quantity, one column per back end. The dot is the posterior mean, the thin line reaches one "
+        f"posterior standard deviation to either side, and the thick line (often hidden by the dot) is two standard "
+        f"errors of the mean. All are relative to {held}, whose own range is the grey band: dots at 0 and lines that "
+        "fill the band mean agreement; an arrowhead points to what lies outside. A single best point has no lines.",
+    )
+
+
+def _chain_pictures(comparison) -> list[Picture]:
+    pictures = []
+    for name in comparison.results:
+        if comparison.backends[name]["kind"] != "mcmc":
+            continue
+        figures = standing(comparison, name).detail.partition(";")[0]
+        pictures.append(
+            _picture(
+                lambda name=name: plots.traces(comparison, name),
+                f"Traces and rank histograms of the chains of {name}: {figures}.",
+                f"{name}: {figures}.",
+            )
+        )
+    return [picture for picture in pictures if picture is not None]
+
+
+def _assignment_picture(comparison) -> Picture | None:
+    name = _speaker(comparison)
+    if name is None:
+        return None
+    leaf = plots.sorted_by(comparison.model)
+    if leaf is not None:
+        used = f"Relabelling used: components sorted by {leaf} in every draw, so that number 0 is always the lowest."
+    elif comparison.model.param_shapes:
+        used = "The components cannot be put in order, so only the matrix, which needs no labels, is shown."
+    else:
+        used = "No relabelling: the components' parameters are known, so their numbers mean something."
+    return _picture(
+        lambda: plots.assignments(comparison.results[name], comparison.model, comparison.x, name),
+        f"Assignment probabilities of the {comparison.data['N']} observations by {name}, and the matrix of the "
+        "probabilities that two observations share a component.",
+        f"Left: how the probability of each observation is shared among the components. {used} Right: the probability "
+        "that two observations belong together, whatever the components are called.",
+    )
+
+
+def _cost_picture(comparison) -> Picture | None:
+    return _picture(
+        lambda: plots.costs(comparison),
+        "Seconds against the largest error of a posterior mean, and effective draws per second.",
+        "Seconds, compiling included, against the largest distance of a posterior mean from the reference, in the "
+        "reference's standard deviations; an open mark is a back end that is not usable. A single best point is not a "
+        "mean, so it stays away from the reference however long it runs. Speed: how many independent draws a second "
+        "of running is worth.",
+    )
+
+
+# -- what was asked -----------------------------------------------------------------------------------------------
+
+
+def _maths(model) -> list[str]:
+    """The declaration with its constants as built, where it can be read off."""
+    try:
+        from diagnostics.commands import maths
+
+        prior, observation = maths(model)
+    except Exception:  # reading a stranger's declaration is a courtesy
+        return []
+    return [*prior, *observation]
+
+
+def command(comparison) -> str:
+    """The command line that repeats the comparison."""
+    from zoo import catalogue
+
+    base, _, constants = comparison.model.name.partition("[")
+    known = base in catalogue()
+    words = ["zoo compare", base if known else "--model FILE.py:NAME"]
+    for part in re.split(r",(?![^(\[]*[)\]])", constants.removesuffix("]")) if constants else ():
+        name, _, value = part.partition("=")
+        value = value.replace("(", "[").replace(",)", "]").replace(")", "]")
+        words.append(f"--set {name}={value}")
+    if comparison.data.get("name") != getattr(comparison.model.data, "name", None):
+        words.append("--data FILE.csv")
+    words.append(f"--backends {','.join(comparison.backends)}")
+    words.append(f"--seed {comparison.seed}")
+    changed = _changed(comparison.settings)
+    for option, flag in COMMON.items():
+        values = {name: s[option] for name, s in comparison.settings.items() if option in s}
+        different = {name for name in values if (name, option) in changed}
+        if different and different == set(values) and len(set(values.values())) == 1:
+            words.append(f"{flag} {next(iter(values.values()))}")
+            changed = {key: value for key, value in changed.items() if key[1] != option}
+    words += [f"--option {name}.{option}={_toml(value)}" for (name, option), value in changed.items()]
+    if getattr(comparison, "precision", None) == "float32":
+        words.append("--precision float32")
+    return " ".join([*words, "--out out"])
+
+
+def _changed(settings) -> dict[tuple[str, str], Any]:
+    """(back end, option) -> value, where it is not the default."""
+    found = {}
+    for name, options in settings.items():
+        try:
+            defaults = full_settings(name, {})
+        except (KeyError, ImportError):
+            continue
+        found |= {(name, option): v for option, v in options.items() if defaults.get(option) != v}
+    return found
+
+
+def _toml(value) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"'\"{value}\"'" if isinstance(value, str) else str(value)
+
+
+def _settings(given) -> list[str]:
+    return [f"{name} = {_setting(value)}" for name, value in given.items()]
+
+
+def _setting(value) -> str:
+    return _toml(value) if isinstance(value, bool) else "none" if value is None else str(value)

@@ -1,0 +1,150 @@
+"""The functionals of one result, and how to average over it: what a number's standard error means for each kind."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from diagnostics.functionals import expected_occupied, functionals, labelling_masses
+from diagnostics.to_arviz import az
+
+NEGLIGIBLE_MASS = 1e-14  # weighted draws and nodes are pruned to the rest of the mass
+ROUNDING = 1e-12
+FEW = 20  # when fewer draws make up a variance, the standard error is not to be trusted (`carriers`)
+
+
+class Summary(NamedTuple):
+    """The functionals of one result, and how to average over it."""
+
+    values: dict[str, np.ndarray]  # each (C, S); (1, M) for weighted draws and nodes; (1, 1) for a point
+    estimate: Callable  # (C, S) -> mean, standard error, and how many draws the latter rests on (`carriers`)
+    kind: str  # "chains", "weighted", "nodes", "independent" or "point"
+    labellings: dict[tuple[int, ...], float] = {}
+    weight_ess: float | None = None
+    pareto_k: float | None = None
+    occupied: tuple[float, float] | None = None  # nodes: mean and second moment of the number of occupied components
+
+
+def summarise(result, kind: str, model, x) -> Summary:
+    """The functionals of a result, and the estimator of a mean over it."""
+    if kind == "point":
+        best = int(np.argmax(np.asarray(result.admissible)))  # restarts are sorted, best admissible first
+        params = {name: np.asarray(leaf)[best][None, None] for name, leaf in result.params.items()}
+        return Summary(functionals(model, params, None, x), lambda f: (float(f[0, 0]), 0.0, math.inf), "point")
+    # the error of a grid is stated with its missed mass; other nodes serve smooth functionals only, draws serve all
+    if kind == "exact" and result.nodes and (result.missed_mass is not None or result.draws is None):
+        return _nodes(result, model, x)
+    draws = result.draws if kind == "exact" else result
+    if kind == "exact" and draws is None:  # nothing is unknown but the assignments
+        return Summary(functionals(model, {}, None, x), lambda f: (float(f.mean()), 0.0, math.inf), "independent")
+    if draws.log_weights is not None:
+        return _weighted(draws, model, x)
+    values = functionals(model, draws.params, draws.assignments, x)
+    estimate, name = (_chain_mean, "chains") if kind == "mcmc" else (_independent_mean, "independent")
+    masses = labelling_masses(model, draws.params, x)
+    return Summary(values, estimate, name, {s: float(m.mean()) for s, m in masses.items()})
+
+
+def _chain_mean(f):
+    return float(f.mean()), float(az.mcse(f)), carriers(f - f.mean())
+
+
+def _independent_mean(f):
+    return float(f.mean()), float(f.std() / math.sqrt(max(f.size - 1, 1))), carriers(f - f.mean())
+
+
+def carriers(deviations) -> float:
+    """How many draws make up a sum of squares, (sum d^2)^2 / sum d^4; infinity when there is nothing to sum.
+
+    M over the kurtosis. With M = 4,000: 1,300 for normal draws, 10 for an event of probability .0025, 2 for log-normal
+    ones with sigma 4, whose mean lies 4.4 standard errors off in 41 percent of samples. Simulated with M = 4,000 on
+    twelve distributions, such a z with at least 20 carriers has a frequency of .0125 at most (student t with 3 degrees
+    of freedom, squared) and mostly below .0005.
+    """
+    squares = np.square(deviations / (np.abs(deviations).max() or 1.0))
+    total = float(squares.sum())
+    return total**2 / float(np.square(squares).sum()) if total > 0 else math.inf
+
+
+def _weighted(draws, model, x):
+    log_weights = np.asarray(draws.log_weights, float).ravel()
+    if not np.isfinite(log_weights).any() or np.isnan(log_weights).any():
+        raise ValueError("no draw has a finite weight")
+    w = np.exp(log_weights - log_weights.max())
+    w /= w.sum()
+    kept = _prune(w)
+    params, assignments = _take(draws.params, kept), draws.assignments
+    if assignments is not None:
+        assignments = np.asarray(assignments).reshape(len(w), -1)[kept][None]
+    values = functionals(model, params, assignments, x)
+    mean = weighted_mean(w[kept][None] / w[kept].sum())
+    masses = labelling_masses(model, params, x)
+    return Summary(
+        values,
+        mean,
+        "weighted",
+        {s: mean(m)[0] for s, m in masses.items()},
+        weight_ess=float(1 / (w**2).sum()),
+        pareto_k=_pareto(log_weights),
+    )
+
+
+def weighted_mean(share):
+    """Mean under weights `share` that sum to 1; its variance is sum w^2 (f - mean)^2, by the delta method."""
+
+    def mean(f):
+        f = np.broadcast_to(f, share.shape)
+        centre = float((share * f).sum())
+        pulls = share * (f - centre)
+        return centre, float(np.sqrt(np.square(pulls).sum())), carriers(pulls)
+
+    return mean
+
+
+def _nodes(result, model, x):
+    log_weights = np.asarray(result.log_weights, float)
+    w = np.exp(log_weights - log_weights.max())
+    w /= w.sum()
+    kept = _prune(w)
+    params = _take({k: np.asarray(v)[None] for k, v in result.nodes.items()}, kept)
+    values = functionals(model, params, None, x)
+    share = w[kept][None] / w[kept].sum()
+    error = abs(result.log_evidence_se or 0.0) + (result.missed_mass or 0.0)
+
+    def mean(f):
+        centre = float((share * f).sum())
+        sd = float(np.sqrt((share * (f - centre) ** 2).sum()))
+        return centre, error * sd + ROUNDING * (1 + abs(centre)), math.inf
+
+    masses = labelling_masses(model, params, x)
+    first, second = expected_occupied(model, params, x)
+    return Summary(
+        values,
+        mean,
+        "nodes",
+        {s: mean(m)[0] for s, m in masses.items()},
+        occupied=(mean(first)[0], mean(second)[0]),
+    )
+
+
+def _prune(w):
+    """Indices of the largest weights, all but 1e-14 of the mass, in their original order."""
+    order = np.argsort(w)[::-1]
+    num = int(np.searchsorted(np.cumsum(w[order]), 1 - NEGLIGIBLE_MASS)) + 1
+    return np.sort(order[:num])
+
+
+def _take(params, kept):
+    """Leaves (C, S, ...) -> (1, M, ...): the flat draws `kept`."""
+    flat = {k: np.asarray(v).reshape(-1, *np.shape(v)[2:]) for k, v in params.items()}
+    return {k: v[kept][None] for k, v in flat.items()}
+
+
+def _pareto(log_weights) -> float:
+    """Pareto shape of the largest weights; 0 when all are equal, infinity when they are too few to say."""
+    if np.ptp(log_weights) < ROUNDING * (1 + np.abs(log_weights).max()):
+        return 0.0
+    with np.errstate(all="ignore"):
+        k = float(az.psislw(log_weights)[1])
+    return k if not math.isnan(k) else math.inf

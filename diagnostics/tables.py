@@ -1,0 +1,209 @@
+"""What the commands of `zoo` print: tables, verdicts and progress, by rich, which is imported when needed."""
+
+import contextlib
+import sys
+
+WIDTH = 110  # of tables that do not go to a terminal
+TERSE = ("log_predictive", "co_clustering")  # functionals that a terminal shows as one line each
+
+
+def console(stderr=False):
+    """Standard output or error; what is printed is never read as markup, since names have brackets."""
+    from rich.console import Console
+
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, highlight=False, markup=False, width=None if terminal else WIDTH)
+
+
+@contextlib.contextmanager
+def progress_bars(wanted: bool):
+    """A bar per back end where standard error is a terminal, else None: the argument `progress` of `compare`."""
+    if not wanted or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description:<16}"), BarColumn(), TimeElapsedColumn())
+    tasks: dict = {}
+    with Progress(*columns, console=console(stderr=True), transient=True) as bars:
+
+        def progress(backend, done, total):
+            if backend not in tasks:
+                tasks[backend] = bars.add_task(backend, total=total)
+            bars.update(tasks[backend], completed=done, total=total)
+
+        yield progress
+
+
+def print_model(out, found):
+    """What `commands.describe` found."""
+    out.print(found["name"] + (f": {found['title']}" if found["title"] else ""), style="bold")
+    if found["description"]:
+        out.print(f"\n{found['description'].strip()}\n", soft_wrap=True)
+    out.print(f"Model ({found['family'] or 'mixture'}, K = {found['num_components']})", style="bold")
+    for line in [*found["prior"], *found["observation"]]:
+        out.print(f"    {line}", soft_wrap=True)
+    own = ", ".join(found["component_parameters"]) or "none"
+    unknown = "" if found["num_free_parameters"] is None else f"; {found['num_free_parameters']} unknown numbers in all"
+    out.print("Labels", style="bold")
+    alike = "exchangeable, relabelling changes nothing" if found["exchangeable"] else "not exchangeable, labels matter"
+    out.print(f"    {alike}; {'a' if found['relabels'] else 'no'} relabelling exists")
+    out.print(f"    parameters of the components: {own}{unknown}")
+    if found["data"]:
+        data = found["data"]
+        out.print("Data", style="bold")
+        units = f", in {data['units']}" if data["units"] else ""
+        out.print(f"    {data['name']}, N = {data['N']}, D = {data['D']}{units}")
+        out.print(f"    {data['source']}; {data['licence']}; SHA-256 {data['sha256'][:16]}", soft_wrap=True)
+    out.print("Back ends", style="bold")
+    for name, reason in found["backends"].items():
+        out.print(f"    {name}: {'serves it' if reason is None else f'refuses, {reason}'}", soft_wrap=True)
+
+
+def print_tables(out, comparison):
+    """Functionals, labellings and costs of a comparison."""
+    data, reference = comparison.data, comparison.reference
+    out.print(f"{comparison.model.name}, data {data['name']}: N = {data['N']}, D = {data['D']}", style="bold")
+    known = "" if reference.log_evidence is None else f"; log evidence {reference.log_evidence:.13g}"
+    source = f"{reference.kind}, {reference.source}" if reference.values else "none"
+    out.print(f"Reference: {source}{known}\n")
+    out.print(_functionals(comparison) if reference.values else _means(comparison))
+    if comparison.labellings:
+        out.print(_labellings(comparison))
+    out.print(_costs(comparison))
+
+
+def _table(title, *columns):
+    """A table whose first column is text and whose others are numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", overflow="fold")
+    return table
+
+
+def _functionals(comparison):
+    """z of every functional and back end; the value itself for points; = or ≠ for what never varied."""
+    reference = comparison.reference
+    by = {(row["functional"], row["backend"]): row for row in comparison.rows}
+    names = [
+        name
+        for name in comparison.results
+        if any(row["backend"] == name and _z_or_value(row, comparison) for row in comparison.rows)
+    ]
+    title = "Posterior: z of each mean against the reference (= or ≠: did not vary; em: its value)"
+    table = _table(title, "functional", "mean", "sd", *names)
+    for functional in dict.fromkeys(row["functional"] for row in comparison.rows):
+        if functional.startswith(TERSE):
+            continue
+        value = reference.values.get(functional)
+        cells = (_z_or_value(by.get((functional, name)), comparison) for name in names)
+        table.add_row(functional, _figure(value and value.mean), _figure(value and value.sd), *cells)
+    for kind in TERSE:
+        rows = [row for row in comparison.rows if row["functional"].startswith(kind)]
+        cells = (_largest([row for row in rows if row["backend"] == name], comparison) for name in names)
+        table.add_row(f"{kind}: largest", "", "", *cells)
+    return table
+
+
+def _means(comparison):
+    """Without a reference: mean +- its standard error, per back end."""
+    names = list(comparison.results)
+    by = {(row["functional"], row["backend"]): row for row in comparison.rows}
+    table = _table("Posterior means", "functional", *names)
+    for functional in dict.fromkeys(row["functional"] for row in comparison.rows):
+        cells = []
+        for name in names:
+            row = by.get((functional, name), {"mean": None, "mcse": None})
+            cells.append(_figure(row["mean"]) + (f" ±{row['mcse']:.1g}" if row["mcse"] else ""))
+        table.add_row(functional, *cells)
+    return table
+
+
+def _costs(comparison):
+    columns = ("log evidence", "least ESS", "ESS/s", "compile s", "run s", "table passes", "gradients")
+    table = _table("Cost", "back end", *columns)
+    for name in comparison.results:
+        entry, rows = comparison.backends[name], [row for row in comparison.rows if row["backend"] == name]
+        spent, se = entry["cost"], entry["log_evidence_se"]
+        evidence = "" if entry["log_evidence"] is None else f"{entry['log_evidence']:.6f}"
+        table.add_row(
+            name,
+            evidence + (f" ±{se:.1g}" if se and se > 5e-7 and evidence else ""),
+            *(_least(rows, column) for column in ("ess_bulk", "ess_per_second")),
+            *(f"{spent[f'{kind}_seconds']:.2f}" for kind in ("compile", "run")),
+            *(f"{spent[f'{kind}_evaluations']:,}" for kind in ("table", "gradient")),
+        )
+    return table
+
+
+def _labellings(comparison):
+    masses = comparison.labellings
+    names = ["reference"] * ("reference" in masses) + [name for name in masses if name != "reference"]
+    table = _table("Mass of each labelling (components in ascending order)", "labelling", *names)
+    for labelling in sorted(next(iter(masses.values()))):
+        cells = (f"{masses[name][labelling]:.4g}" if labelling in masses[name] else "" for name in names)
+        table.add_row(str(labelling), *cells)
+    return table
+
+
+def summary(comparison, name):
+    formats = {"mean": ".6g", "sd": ".4g", "mcse": ".2g", "ess_bulk": ",.0f", "ess_tail": ",.0f", "rhat": ".3f"}
+    table = _table(f"{comparison.model.name} by {name}", "functional", *formats)
+    for row in comparison.rows:
+        cells = ("" if row[column] is None else format(row[column], spec) for column, spec in formats.items())
+        table.add_row(row["functional"], *cells)
+    return table
+
+
+def print_verdicts(out, comparison):
+    """One line per back end, warnings under it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for name, entry in comparison.backends.items():
+        says = "\n".join([entry["verdict"], *(f"warning: {warning}" for warning in entry["warnings"])])
+        table.add_row(Text(name, style="bold"), Text(says))
+    out.print(table)
+
+
+def print_paths(out, paths):
+    if paths:
+        out.print(f"\nWrote {', '.join(map(str, paths))}", soft_wrap=True)
+
+
+def _figure(value) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _z_or_value(row, comparison) -> str:
+    from diagnostics.verdicts import constant_differs, least_ess
+
+    if row is None or row["mean"] is None:
+        return ""
+    entry = comparison.backends[row["backend"]]
+    if entry["kind"] == "point":
+        return _figure(row["mean"])
+    if row["z"] is not None:
+        return f"{row['z']:+.1f}"
+    if row["mcse"] is not None or row["reference_mean"] is None or not entry["usable"]:
+        return ""
+    rows = [other for other in comparison.rows if other["backend"] == row["backend"]]
+    return "≠" if constant_differs(row, least_ess(rows)) else "="
+
+
+def _largest(rows, comparison) -> str:
+    """The z furthest from 0; without one, ≠ where a constant differs and = where all agree."""
+    z = [row["z"] for row in rows if row["z"] is not None]
+    if z:
+        return f"{max(z, key=abs):+.1f}"
+    found = {_z_or_value(row, comparison) for row in rows}
+    return next((sign for sign in ("≠", "=") if sign in found), "")
+
+
+def _least(rows, column) -> str:
+    values = [row[column] for row in rows if row[column] is not None]
+    return f"{min(values):,.0f}" if values else ""

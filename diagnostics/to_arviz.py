@@ -1,0 +1,317 @@
+"""Results as ArviZ InferenceData; the only file that builds it. Dims: chain, draw, component, feature, observation."""
+
+import functools
+import importlib.metadata
+import json
+import pathlib
+import platform
+import re
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diagnostics.functionals import fixed_pairs, fixed_points, in_blocks, pointwise_log_likelihoods
+from inference.results import Draws, Exact, PointMass
+from zoo import introspect
+from zoo.dataset import checksum
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # ArviZ announces its own refactoring at every import
+    import arviz as az
+    import xarray as xr
+
+MAX_ENTRIES = 5e7  # assignments and pointwise log likelihoods are kept when C S N is at most this
+NUM_REPLICATES = 200  # draws with a posterior predictive data set, all chains together
+MAX_REPLICATED = 5e6  # simulated observations in all
+NUM_RESAMPLED = 1000
+PACKAGES = ("jax", "jaxlib", "genjax", "numpyro", "tensorflow-probability", "numpy", "scipy", "arviz")
+
+
+def to_arviz(result, model, x, *, backend="", settings=None, seed=None) -> az.InferenceData:
+    """Draws, PointMass or Exact as InferenceData.
+
+    Chains: `posterior`. Weighted draws: `weighted` with `log_weights`, and `posterior` of equal-weight draws resampled
+    from them, which are for pictures and predictions, never for an effective sample size. Points: `point_estimates`
+    with dim restart, no posterior. Exact: `posterior` when there are independent draws, and `exact` with the
+    probabilities and the nodes. With a posterior come `sample_stats`, `log_likelihood` (pointwise, assignments summed
+    out) and `posterior_predictive`; always `observed_data` and `constant_data`. Assignments and pointwise log
+    likelihoods are left out above C S N = 5e7; the attributes of the group say so.
+    """
+    x = model.check(x)
+    groups = {"observed_data": _observed(x, model), "constant_data": _constants(x, model)}
+    if isinstance(result, PointMass):
+        groups["point_estimates"] = _points(result, model, x)
+    if isinstance(result, Exact):
+        groups["exact"] = _exact(result, model, x)
+    draws = result.draws if isinstance(result, Exact) else result
+    if isinstance(draws, Draws):
+        if draws.log_weights is not None:
+            groups["weighted"] = _weighted(draws, model, x)
+            draws = draws.resampled if draws.resampled is not None else resample(draws, seed or 0)
+        groups |= _posterior(draws, model, x, seed or 0)
+    attributes = _attributes(result, model, x, backend, settings, seed)
+    for name in ("posterior", "weighted", "point_estimates", "exact"):
+        if name in groups:
+            groups[name].attrs |= attributes
+    return az.InferenceData(attrs=attributes, warn_on_custom_groups=False, **groups)
+
+
+def write(data: az.InferenceData, path) -> pathlib.Path:
+    """`data` as a netCDF file, by h5netcdf."""
+    data.to_netcdf(str(path), engine="h5netcdf")
+    return pathlib.Path(path)
+
+
+def resample(draws: Draws, seed: int, num: int = NUM_RESAMPLED) -> Draws:
+    """Equal-weight draws (1, num, ...) from weighted ones, by systematic resampling."""
+    log_weights = np.asarray(draws.log_weights).ravel()
+    w = np.exp(log_weights - log_weights.max())
+    u = (np.random.default_rng(seed).random() + np.arange(num)) / num
+    index = np.minimum(np.searchsorted(np.cumsum(w) / w.sum(), u), len(w) - 1)
+    take = lambda leaf: np.asarray(leaf).reshape(len(w), *np.shape(leaf)[2:])[index][None]
+    assignments = None if draws.assignments is None else take(draws.assignments)
+    return draws._replace(
+        params={name: take(leaf) for name, leaf in draws.params.items()},
+        assignments=assignments,
+        log_weights=None,
+        stats={},
+    )
+
+
+def versions() -> dict[str, str]:
+    """What produced a result: Python, this package, and the libraries whose version can change a number."""
+    import zoo
+
+    found = {"python": platform.python_version(), "mixture-zoo": zoo.__version__}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def derived(model, params, shape):
+    """What the prior returns beside its choices, for leaves of `params` with the two leading axes `shape`."""
+    if not jax.eval_shape(model.derived, model.param_shapes):
+        return {}
+    return in_blocks(_derived_program(model), params, shape, model, np.zeros(1))
+
+
+# -- groups -------------------------------------------------------------------------------------------------------
+
+
+def _posterior(draws, model, x, seed):
+    C, S = _shape(draws)
+    N = _num_observations(x)
+    values = {**draws.params, **derived(model, draws.params, (C, S))}
+    variables = {name: _variable(name, leaf, ("chain", "draw"), model, x) for name, leaf in values.items()}
+    notes, small = {}, C * S * N <= MAX_ENTRIES
+    if draws.assignments is not None and small:
+        variables["assignments"] = (("chain", "draw", "observation"), np.asarray(draws.assignments))
+    elif draws.assignments is not None:
+        notes["assignments"] = f"left out: chains x draws x observations = {C * S * N} is above {MAX_ENTRIES:.0e}"
+    groups = {"posterior": _dataset(variables, model, x, notes)}
+    stats = {name: (("chain", "draw"), np.asarray(s)) for name, s in draws.stats.items() if np.shape(s) == (C, S)}
+    if stats:
+        groups["sample_stats"] = _dataset(stats, model, x)
+    groups["log_likelihood"] = _log_likelihood(draws, model, x, small)
+    groups["posterior_predictive"] = _replicates(draws, model, x, seed)
+    state = _flat(draws.state, C)
+    if state:
+        groups["sampler_state"] = xr.Dataset(state)
+    return groups
+
+
+def _log_likelihood(draws, model, x, small):
+    shape = _shape(draws)
+    if small:
+        pointwise = pointwise_log_likelihoods(model, draws.params, x)
+        pointwise = np.broadcast_to(pointwise, (*shape, pointwise.shape[-1]))
+        return _dataset({"x": (("chain", "draw", "observation"), pointwise)}, model, x)
+    total, log_mean = [], np.full(_num_observations(x), -np.inf)
+    for c, s in np.ndindex(shape):  # one draw at a time: the whole is what does not fit
+        params = {name: np.asarray(leaf)[c : c + 1, s : s + 1] for name, leaf in draws.params.items()}
+        one = pointwise_log_likelihoods(model, params, x)
+        total.append(one.sum())
+        log_mean = np.logaddexp(log_mean, one[0, 0] - np.log(np.prod(shape)))
+    summary = {
+        "log_likelihood": (("chain", "draw"), np.reshape(total, shape)),
+        "log_mean_density": (("observation",), log_mean),
+    }
+    return _dataset(summary, model, x, {"x": "left out: too many entries; log_mean_density is log E[p(x_n | params)]"})
+
+
+def _replicates(draws, model, x, seed):
+    """New data sets of the observed size, for draws spread evenly over each chain."""
+    C, S = _shape(draws)
+    N = _num_observations(x)
+    num = int(np.clip(min(NUM_REPLICATES, MAX_REPLICATED / N) // C, 1, S))
+    chosen = np.arange(num) * S // num
+    params = {name: np.asarray(leaf)[:, chosen] for name, leaf in draws.params.items()}
+    simulated = in_blocks(_replicate_program(model, N), params, (C, num), model, x, jnp.asarray(seed))
+    variables = {
+        name: (("chain", "draw", "observation", *_event_dims(name, leaf.shape[3:], model, x)), leaf)
+        for name, leaf in simulated.items()
+    }
+    return _dataset(variables, model, x).assign_coords(draw=chosen)
+
+
+def _weighted(draws, model, x):
+    values = {**draws.params, **derived(model, draws.params, _shape(draws))}
+    variables = {name: _variable(name, leaf, ("chain", "draw"), model, x) for name, leaf in values.items()}
+    variables["log_weights"] = (("chain", "draw"), np.asarray(draws.log_weights))
+    return _dataset(variables, model, x)
+
+
+def _points(result, model, x):
+    R = len(np.asarray(result.log_density))
+    stacked = {name: np.asarray(leaf)[None] for name, leaf in result.params.items()}
+    values = {**stacked, **derived(model, stacked, (1, R))}
+    variables = {name: _variable(name, np.asarray(leaf)[0], ("restart",), model, x) for name, leaf in values.items()}
+    for name in ("log_density", "num_steps", "converged", "admissible", "gradient_norm"):
+        variables[name] = (("restart",), np.asarray(getattr(result, name)))
+    return _dataset(variables, model, x, {"prior": int(result.prior), "floor": float(result.floor)})
+
+
+def _exact(result, model, x):
+    variables = {}
+    if result.assignment_probabilities is not None:
+        probabilities = np.asarray(result.assignment_probabilities)
+        variables["assignment_probabilities"] = (("observation", "component"), probabilities)
+    if result.co_clustering is not None:
+        variables["co_clustering"] = (("observation", "other_observation"), np.asarray(result.co_clustering))
+    if result.log_weights is not None:
+        variables["log_weights"] = (("node",), np.asarray(result.log_weights))
+        for name, leaf in (result.nodes or {}).items():
+            variables[name] = _variable(name, leaf, ("node",), model, x)
+    return _dataset(variables, model, x)
+
+
+def _observed(x, model):
+    leaves = {k: v for k, v in x.items() if k != "covariates"} if isinstance(x, dict) else {"x": x}
+    variables = {name: _variable(name, leaf, ("observation",), model, x) for name, leaf in leaves.items()}
+    return _dataset(variables, model, x)
+
+
+def _constants(x, model):
+    """Covariates, published labels, and the points and pairs that the functionals speak of."""
+    pairs = fixed_pairs(x)
+    variables = {"fixed_points": (("point",), fixed_points(x)), "fixed_pairs": (("pair", "end"), pairs)}
+    if isinstance(x, dict) and "covariates" in x:
+        for i, leaf in enumerate(jax.tree.leaves(x["covariates"])):
+            dims = tuple(f"covariates_{i}_dim_{d}" for d in range(1, np.ndim(leaf)))
+            variables[f"covariates_{i}"] = (("observation", *dims), np.asarray(leaf))
+    if model.data is not None and model.data.labels is not None and model.data.sha256 == checksum(x):
+        variables["labels"] = (("observation",), np.asarray(model.data.labels))
+    return _dataset(variables, model, x)
+
+
+def _flat(state, num_chains):
+    """Every array of the sampler's last state under a plain name, dims chain and its own."""
+    variables = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        name = re.sub(r"\W+", "_", jax.tree_util.keystr(path)).strip("_") or "state"
+        if jnp.issubdtype(getattr(leaf, "dtype", np.float64), jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        leaf = np.asarray(leaf)
+        first = ("chain",) if leaf.shape[:1] == (num_chains,) else ()
+        dims = first + tuple(f"{name}_dim_{i}" for i in range(leaf.ndim - len(first)))
+        variables[name] = (dims, leaf)
+    return variables
+
+
+# -- names of axes ------------------------------------------------------------------------------------------------
+
+
+def _variable(name, leaf, leading, model, x):
+    leaf = np.asarray(leaf)
+    return (*leading, *_event_dims(name, leaf.shape[len(leading) :], model, x)), leaf
+
+
+def _event_dims(name, shape, model, x):
+    """Axis names after the leading ones: component for a parameter's first axis K, feature for size D, else its own."""
+    observed = set(x) if isinstance(x, dict) else {"x"}
+    D = _num_features(x)
+    dims: list[str] = []
+    for i, size in enumerate(shape):
+        own = f"{name}_dim_{i}"
+        if i == 0 and size == model.num_components and name not in observed:
+            dims.append("component")
+        else:
+            dims.append("feature" if size == D and "feature" not in dims else own)
+    return tuple(dims)
+
+
+def _dataset(variables, model, x, attributes=None) -> xr.Dataset:
+    names = model.data.feature_names if model.data is not None else ()
+    D = _num_features(x)
+    used = {dim: np.shape(array)[i] for dims, array in variables.values() for i, dim in enumerate(dims)}
+    coords = {dim: np.arange(size) for dim, size in used.items()}
+    if "feature" in coords and len(names) == D:
+        coords["feature"] = np.asarray(names)
+    return xr.Dataset(variables, coords=coords, attrs=attributes or {})
+
+
+def _num_observations(x):
+    return len(next(iter(x.values())) if isinstance(x, dict) else x)
+
+
+def _num_features(x):
+    leaves = [v for k, v in x.items() if k != "covariates"] if isinstance(x, dict) else [x]
+    return sum(int(np.prod(np.shape(leaf)[1:], dtype=int)) for leaf in leaves)
+
+
+def _shape(draws):
+    first = next(iter(draws.params.values())) if draws.params else draws.assignments
+    if first is None:
+        first = draws.log_weights
+    return tuple(np.shape(first)[:2])
+
+
+def _attributes(result, model, x, backend, settings, seed):
+    sha256 = checksum(x)
+    same = model.data is not None and model.data.sha256 == sha256
+    draws = result.draws if isinstance(result, Exact) and result.draws is not None else result
+    evidence = {
+        name: float(getattr(result, name))
+        for name in ("log_evidence", "log_evidence_se")
+        if getattr(result, name, None) is not None
+    }
+    return evidence | {
+        "backend": backend,
+        "model": model.name,
+        "settings": json.dumps(settings or {}, default=str),
+        "seed": -1 if seed is None else int(seed),
+        "versions": json.dumps(versions()),
+        "data_name": model.data.name if same else "",
+        "data_sha256": sha256,
+        "cost": json.dumps(result.cost._asdict(), default=float),
+        "warnings": json.dumps(list(result.warnings)),
+        "interrupted": int(getattr(draws, "interrupted", False)),
+    }
+
+
+# -- programs -----------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _derived_program(model):
+    return jax.jit(jax.vmap(lambda _, params, x: model.derived(params), in_axes=(0, 0, None)))
+
+
+@functools.cache
+def _replicate_program(model, num_observations):
+    def one(index, params, x, seed):
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), index), num_observations)
+        returned = model.prior_return(params)
+        if isinstance(x, dict) and "covariates" in x:
+            draw = lambda key, row: introspect.sample(model.observation, (returned, row), key)[0]
+            drawn = jax.vmap(draw)(keys, x["covariates"])
+        else:
+            drawn = jax.vmap(lambda key: introspect.sample(model.observation, (returned,), key)[0])(keys)
+        return {name: leaf for name, leaf in drawn.items() if name != "z"}
+
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, None, None)))

@@ -1,0 +1,60 @@
+"""Reference values kept with the package: exact or long-run answers, each with its error and origin.
+
+Every file in `references/` holds records {name, inputs, value, tolerance, method, check}: `value` by `method`, held by
+`check` to a second method where there is one, good to `tolerance`.
+"""
+
+import functools
+import json
+from importlib import resources
+from typing import Any, NamedTuple
+
+from zoo.dataset import checksum
+
+
+class Reference(NamedTuple):
+    """What back ends are compared with: functional -> (posterior mean, posterior sd, error of the mean)."""
+
+    kind: str  # "exact", "stored" or "long run"
+    source: str  # how it was made
+    values: dict[str, tuple[float, float, float]]
+    log_evidence: float | None = None
+    log_evidence_se: float | None = None
+
+
+@functools.cache
+def stored(name: str) -> dict[str, dict[str, Any]]:
+    """The records of `references/<name>.json` by their names. Raises ValueError for a file that is not there."""
+    folder = resources.files("diagnostics") / "references"
+    file = folder / f"{name}.json"
+    if not file.is_file():
+        there = sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
+        raise ValueError(f"no stored reference {name!r}; there are {', '.join(there)}")
+    return {record["name"]: record for record in json.loads(file.read_text())["records"]}
+
+
+def tolerance(record) -> dict[str, float]:
+    """The record's tolerance as NumPy's `rtol` and `atol`."""
+    return {"rtol": record["tolerance"].get("rel", 0.0), "atol": record["tolerance"].get("abs", 0.0)}
+
+
+def stored_reference(model, x) -> Reference | None:
+    """The stored posterior of this model on these data, or None.
+
+    It must be of the very model (a variant such as `three_gaussians[prior_sd=5.0]` is another) and the very data.
+    """
+    if model.name != "three_gaussians" or checksum(x) != stored("three_gaussians_em")["blog.data"]["value"][_SHA]:
+        return None
+    record = stored("three_gaussians")["blog.bayes_K3.posterior"]
+    check = record["check"]["value"]
+    values = {
+        f"sorted_{name}[{k}]": (record["value"][f"{key}{k}"]["mean"], record["value"][f"{key}{k}"]["sd"], error)
+        for key, name in {"pi": "weights", "mu": "means", "sigma": "scales"}.items()
+        for k in range(3)
+        for error in [check[f"{key}{k}"]["mcse_mean"]]  # the larger of the two methods' errors
+    }
+    source = f"{record['method']}; in agreement with {record['check']['method']}, whose errors these are"
+    return Reference("stored", source, values)
+
+
+_SHA = "sha256_little_endian_float64"

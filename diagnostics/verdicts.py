@@ -1,0 +1,216 @@
+"""What a comparison says in words. Pure functions on rows (see `compare.COLUMNS`); the rules are numbers here.
+
+A back end is *mixed* when bulk and tail effective sample sizes are at least 1,000 and R-hat is below 1.01 on every
+functional that varies. Against the reference, the first rule that applies:
+R-hat above 1.01: cannot tell, chains disagree;
+the simultaneous interval (Bonferroni over functionals, level .01, both Monte Carlo errors) of difference / reference sd
+excludes 0 and reaches beyond .05: disagrees;
+every interval inside +-.3: agrees; else cannot tell, with the draws needed.
+The spread is judged alike, by E[(f - reference mean)^2] / (2 reference variance) - 1/2, the relative error of the sd.
+"""
+
+from statistics import NormalDist
+from typing import NamedTuple
+
+MIXED_ESS = 1000
+MIXED_RHAT = 1.01
+LEVEL = 0.01  # of the simultaneous intervals
+TEST_LEVEL = 0.001  # of `failures`
+TEST_ESS = 400
+NEGLIGIBLE = 0.05  # reference standard deviations
+CLOSE = 0.3
+USABLE_ESS, USABLE_PARETO = 100, 0.7
+FEW_ESS = 10  # below it not even the standard error means anything
+SAME = 1e-6  # constants: absolute, and relative to the reference
+EVIDENCE_SE = 4.0
+RARE = 1e-3  # a probability never seen may be so large that missing it had this probability
+PROBABILITIES = ("co_clustering", "occupied")  # functionals whose distance from a constant is a probability
+
+
+class Interval(NamedTuple):
+    """A difference from the reference, in units of the reference's standard deviation, with its half width."""
+
+    name: str
+    difference: float
+    half: float
+
+    @property
+    def differs(self):
+        """The interval excludes 0 and reaches beyond what is negligible."""
+        return abs(self.difference) > self.half and abs(self.difference) + self.half > NEGLIGIBLE
+
+    @property
+    def close(self):
+        return abs(self.difference) + self.half <= CLOSE
+
+    @property
+    def factor(self):
+        """How many times the draws would shrink the interval until it is decided."""
+        room = max(CLOSE - abs(self.difference), abs(self.difference))
+        return (self.half / room) ** 2
+
+
+def quantile(num: int, level: float) -> float:
+    """Bonferroni: the two-sided normal quantile at level / num; 4.4 for 100 comparisons at .001, 5.3 for 10,000."""
+    return NormalDist().inv_cdf(1 - level / (2 * max(num, 1)))
+
+
+def failures(rows: list[dict], num: int | None = None) -> list[str]:
+    """The rows that fail a test at level .001, as sentences; `num` comparisons are in the table (default: in `rows`).
+
+    |z| above the Bonferroni quantile fails; so do bulk or tail ESS below 400, chains that disagree, and constants that
+    are not the reference's.
+    """
+    num = num or sum(row[name] is not None for row in rows for name in ("z", "z_sd"))
+    limit, least = quantile(num, TEST_LEVEL), least_ess(rows)
+    failed = []
+    for row in rows:
+        ess = [e for e in (row["ess_bulk"], row["ess_tail"]) if e is not None]
+        if row["rhat"] is not None and ess and min(ess) < TEST_ESS:
+            failed.append(f"{row['functional']}: effective sample size {min(ess):.0f} is too small to test")
+            continue
+        failed += [
+            f"{row['functional']}: {name} = {row[name]:.1f}, beyond {limit:.1f}"
+            for name in ("z", "z_sd")
+            if row[name] is not None and abs(row[name]) > limit
+        ]
+        if constant_differs(row, least):
+            values = f"{row['mean']:.8g} in every draw, reference {row['reference_mean']:.8g}"
+            failed.append(f"{row['functional']}: {values}")
+    return failed
+
+
+def mixing(rows: list[dict], stuck: tuple[str, ...] = ()) -> tuple[bool, str]:
+    """Whether chains mixed, and the figures. `stuck`: functionals constant in each chain but not over chains."""
+    varying = [row for row in rows if row["rhat"] is not None]
+    if stuck:
+        return False, f"every chain keeps its own value of {_list(stuck)}"
+    if not varying:
+        return (True, "nothing varies") if any(row["mean"] is not None for row in rows) else (False, "no R-hat")
+    worst = max(varying, key=lambda row: row["rhat"])
+    ess, name = min((row[kind], row["functional"]) for row in varying for kind in ("ess_bulk", "ess_tail"))
+    if worst["rhat"] >= MIXED_RHAT:
+        return False, f"R-hat {worst['rhat']:.3f} for {worst['functional']}"
+    if ess < MIXED_ESS:
+        return False, f"effective sample size {ess:.0f} for {name}"
+    return True, f"R-hat at most {worst['rhat']:.3f}, effective sample sizes at least {ess:,.0f}"
+
+
+def chains_disagree(rows: list[dict], stuck: tuple[str, ...] = ()) -> bool:
+    """R-hat above 1.01 on a functional, or chains that never leave different values."""
+    return bool(stuck) or any(row["rhat"] is not None and row["rhat"] > MIXED_RHAT for row in rows)
+
+
+def intervals(rows: list[dict]) -> list[Interval]:
+    """Simultaneous intervals of every mean (where z exists) and spread (where z_sd exists) against the reference."""
+    num = sum(row[name] is not None for row in rows for name in ("z", "z_sd"))
+    q, found = quantile(num, LEVEL), []
+    for row in rows:
+        sd = row["reference_sd"] or row["sd"]
+        if row["z"] is not None and sd:
+            se = (row["mcse"] ** 2 + row["reference_error"] ** 2) ** 0.5
+            found.append(Interval(row["functional"], (row["mean"] - row["reference_mean"]) / sd, q * se / sd))
+        if row["z_sd"] and row["reference_sd"]:
+            second = row["sd"] ** 2 + (row["mean"] - row["reference_mean"]) ** 2
+            error = (second / row["reference_sd"] ** 2 - 1) / 2
+            half = q * abs(error / row["z_sd"])
+            found.append(Interval(f"the spread of {row['functional']}", error, half))
+    return found
+
+
+def constant_differs(row: dict, ess: float) -> bool:
+    """Whether a functional that never varied has another value than the reference.
+
+    Equal to 1e-6 passes, the reference's own error allowed for; so does a probability p never (always) seen in `ess`
+    effective draws when (1 - p)^ess >= .001.
+    """
+    if row["mcse"] is not None or row["mean"] is None or row["reference_mean"] is None:
+        return False
+    distance = abs(row["mean"] - row["reference_mean"])
+    allowed = SAME * max(1.0, abs(row["reference_mean"])) + quantile(1, TEST_LEVEL) * (row["reference_error"] or 0.0)
+    if distance <= allowed:
+        return False
+    rare = row["functional"].startswith(PROBABILITIES) and distance <= 1
+    return not (rare and (1 - distance) ** ess >= RARE)
+
+
+def least_ess(rows: list[dict], num_draws: float = 1.0) -> float:
+    """The smallest bulk effective sample size of the rows; `num_draws` where nothing varies."""
+    return min((row["ess_bulk"] for row in rows if row["ess_bulk"] is not None), default=num_draws)
+
+
+def agreement(rows: list[dict], source: str, num_draws: int) -> str:
+    """agrees / disagrees in ... / cannot tell, of draws whose standard errors can be trusted."""
+    held = [row for row in rows if row["reference_mean"] is not None]
+    if not held:
+        return "there is no reference to compare with"
+    each, least = intervals(held), least_ess(held, num_draws)
+    wrong = [i.name for i in each if i.differs]
+    wrong += [row["functional"] for row in held if constant_differs(row, least)]
+    if wrong:
+        return f"disagrees with {source} in {_list(wrong)}"
+    heavy = [row["functional"] for row in held if row["mcse"] is not None and row["z"] is None]
+    besides = f"; left out, since rare draws make up their mean: {_list(heavy)}" if heavy else ""
+    if all(i.close for i in each):
+        return f"agrees with {source} (to within {CLOSE:g} sd) on {len(held) - len(heavy)} functionals{besides}"
+    factor = max(i.factor for i in each if not i.close)
+    return f"cannot tell: effective sample size too small, about {num_draws * factor:,.0f} draws needed{besides}"
+
+
+def of_chains(rows, source, num_draws, stuck=()) -> str:
+    mixed, figures = mixing(rows, stuck)
+    start = f"{'mixed' if mixed else 'not mixed'} ({figures})"
+    if chains_disagree(rows, stuck):
+        return f"{start}: cannot tell, chains disagree"
+    return f"{start}; {agreement(rows, source, num_draws)}"
+
+
+def usable(weight_ess: float, pareto_k: float) -> bool:
+    """Weighted draws: effective sample size of the weights at least 100 and Pareto k at most .7."""
+    return weight_ess >= USABLE_ESS and pareto_k <= USABLE_PARETO
+
+
+def of_weights(rows, source, num_draws, weight_ess, pareto_k, evidence, reference_evidence) -> str:
+    """`evidence` and `reference_evidence` are (log evidence, standard error), each None where unknown."""
+    figures = f"effective sample size of the weights {weight_ess:.3g}, Pareto k {pareto_k:.2f}"
+    right = evidence_agrees(evidence, reference_evidence)
+    says = _evidence_says(evidence, reference_evidence, right)
+    if usable(weight_ess, pareto_k):
+        return f"usable ({figures}); {agreement(rows, source, num_draws)}{says}"
+    if FEW_ESS <= weight_ess < USABLE_ESS and right:
+        return f"not usable, few effective draws ({figures}){says}"
+    collapsed = "the weights have collapsed" if weight_ess < FEW_ESS else "too few effective draws"
+    return f"not usable, {collapsed} ({figures})" + (says if right is False else "")
+
+
+def evidence_agrees(evidence, reference) -> bool | None:
+    """|difference| <= 4 standard errors; None where either is unknown or the estimate has no error."""
+    if evidence is None or reference is None or None in (evidence[0], evidence[1], reference[0]):
+        return None
+    se = (evidence[1] ** 2 + (reference[1] or 0.0) ** 2) ** 0.5
+    return abs(evidence[0] - reference[0]) <= EVIDENCE_SE * se + 1e-8
+
+
+def _evidence_says(evidence, reference, right) -> str:
+    if right is None:
+        return ""
+    figures = f"{evidence[0]:.3f} +- {evidence[1]:.2g} (reference {reference[0]:.3f})"
+    return f"; log evidence {figures} is {'right within its error' if right else 'off by more than 4 standard errors'}"
+
+
+def of_point(value, best, *, map_estimate: bool, admissible: bool, restarts: tuple[int, int]) -> str:
+    """`value`: what it reached; `best`: (highest value known elsewhere, where), or None; `restarts`: (there, all)."""
+    what = ("the MAP", "log density") if map_estimate else ("the maximum likelihood", "log likelihood")
+    if not admissible:
+        return "no admissible optimum: every restart ended at a singularity or short of a stationary point"
+    reached = f"{what[1]} {value:.6f}, reached by {restarts[0]} of {restarts[1]} restarts"
+    if best is None:
+        return f"a stationary point ({reached}); nothing to hold it against"
+    if value >= best[0] - SAME * (1 + abs(best[0])):
+        return f"at {what[0]} ({reached}; no higher value is known)"
+    return f"not at {what[0]} ({reached}): {best[1]} has {best[0]:.6f}"
+
+
+def _list(names) -> str:
+    names = list(names)
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

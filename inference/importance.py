@@ -1,0 +1,268 @@
+"""Importance sampling from the prior: the log evidence and weighted draws, honest about collapsed weights.
+
+Particles come from the prior through GenJAX; particle i uses fold_in(key, i), so the block size changes no draw.
+log p(x) = log E_prior[p(x | params)], estimated by the mean of the weights (Robert & Casella 2004, Monte Carlo
+Statistical Methods, section 3.3). A posterior much narrower than the prior leaves few particles with any weight:
+`weight_ess` and `pareto_k` say so, and the warnings repeat it.
+"""
+
+import functools
+import time
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from genjax import ChoiceMap
+from scipy.special import logsumexp
+
+from inference import labels, loop
+from inference.results import Cost, Draws
+from zoo import introspect
+
+CELLS = 2**20  # table cells in one block: 8 MiB in float64, and some ten arrays of that size
+MAX_BLOCK = 2**15  # particles in one block
+MAX_ENTRIES = 5e7  # assignments are kept when particles times observations are at most this
+MAX_KNOWN = 10_000  # particles when nothing but the assignments is unknown: all weights are equal
+MIN_ESS, MAX_K = 100, 0.7  # usable: weight ESS at least, Pareto k at most (Vehtari et al. 2024, section 3)
+
+
+def refuses(model, x) -> str | None:
+    """None: every mixture of the declared form has a prior to draw from and a density to weigh by."""
+    return None
+
+
+def importance(
+    model, x, key, *, num_particles=1_000_000, num_resampled=0, block: int | None = None, progress=None
+) -> Draws:
+    """Weighted draws of the parameters, assignments summed out: from the prior, with log weights log p(x | params).
+
+    `params` leaves (1, S, ...), `log_weights` (1, S), `log_evidence` with its standard error by the delta method;
+    assignments are None. `num_resampled` > 0 adds `resampled`, that many equal-weight draws by systematic resampling,
+    each with an exact draw of its assignments. `block` particles are worked on at a time (default: bounded memory).
+    A model without unknown parameters has equal weights and exact evidence: at most 10,000 particles are drawn, each
+    with exact assignments. After each block `progress(done, num_particles)`.
+    """
+    known = not model.param_shapes
+    if known:
+        num_particles = max(1, min(num_particles, MAX_KNOWN, int(MAX_ENTRIES // _num_observations(x))))
+    program = _summed_out(model)
+    return _run(model, program, x, key, num_particles, num_resampled, block, progress)
+
+
+def importance_joint(
+    model, x, key, *, num_particles=1000, num_resampled=0, block: int | None = None, progress=None
+) -> Draws:
+    """Weighted draws of parameters and assignments, all proposed from the prior: GenJAX's `generate` on the joint.
+
+    log weights log p(x | assignments, params). As proposals for N assignments hit the posterior with a probability of
+    order K^-N, this collapses for all but the smallest data: it is here to be seen. Fields as in `importance`, with
+    assignments (1, S, N) where S N is at most 5e7.
+    """
+    program = _proposed(model, _num_observations(x), num_particles * _num_observations(x) <= MAX_ENTRIES)
+    return _run(model, program, x, key, num_particles, num_resampled, block, progress)
+
+
+# -- what the weights are worth ------------------------------------------------------------------------------
+
+
+def weight_ess(log_weights) -> float:
+    """(sum w)^2 / sum w^2 over all entries: effective draws (Kong 1992); 0 where no weight is positive."""
+    log_weights = _clean(log_weights)
+    if not np.isfinite(log_weights.max()):
+        return 0.0
+    return float(np.exp(2 * logsumexp(log_weights) - logsumexp(2 * log_weights)))
+
+
+def pareto_k(log_weights) -> float | None:
+    """Shape of the generalised Pareto distribution fitted to the largest weights (Vehtari et al. 2024), by ArviZ.
+
+    Above .7 estimates from the weights cannot be trusted. None where all weights are equal (there is no tail);
+    infinite where too few are positive for a fit.
+    """
+    log_weights = _clean(log_weights)
+    if not np.isfinite(log_weights.max()):
+        return float("inf")
+    if log_weights.min() == log_weights.max():
+        return None
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # ArviZ announces its own refactoring at every import
+        import arviz as az
+
+        k = float(az.psislw(log_weights)[1])
+    return k if np.isfinite(k) else float("inf")
+
+
+def log_evidence(log_weights) -> tuple[float | None, float | None]:
+    """log of the mean weight, and its standard error sd(w) / (sqrt(S) mean(w)); None where no weight is positive.
+
+    A collapsed sample does not know its own error: with ESS near 1 the standard error is near 1 however far off it is.
+    """
+    log_weights = _clean(log_weights)
+    S, largest = len(log_weights), log_weights.max()
+    if not np.isfinite(largest):
+        return None, None
+    w = np.exp(log_weights - largest)
+    if np.ptp(w) == 0:
+        return float(largest), 0.0
+    return float(largest + np.log(w.mean())), float(w.std(ddof=1) / (np.sqrt(S) * w.mean()))
+
+
+def _clean(log_weights):
+    """Float64, flat; what is not a number, or infinite, weighs nothing."""
+    flat = np.array(log_weights, np.float64).ravel()
+    flat[~np.isfinite(flat)] = -np.inf
+    return flat
+
+
+def _judge(log_weights):
+    """The sentences about these weights that a reader needs; none when they are usable."""
+    said = []
+    bad = int(np.sum(np.isnan(log_weights) | (log_weights == np.inf)))
+    if bad:
+        said.append(f"{bad} of {log_weights.size} log weights were not finite numbers and count as weight zero")
+    ess, k = weight_ess(log_weights), pareto_k(log_weights)
+    if ess == 0:
+        return (*said, "no particle has a positive weight: there is no estimate; not usable")
+    if ess < MIN_ESS and k is not None:
+        what = "the weights have collapsed" if ess < 10 else "few effective draws"
+        said.append(f"{what}: the {log_weights.size} weights are worth {ess:.3g} draws; not usable")
+    if k is not None and k > MAX_K:
+        shown = f"{k:.2f}" if np.isfinite(k) else "infinite"
+        said.append(f"the largest weights dominate: Pareto k is {shown}, above {MAX_K}; not usable")
+    return tuple(said)
+
+
+# -- running -------------------------------------------------------------------------------------------------
+
+
+def _run(model, program, x, key, num_particles, num_resampled, block, progress) -> Draws:
+    if num_particles < 1 or (block is not None and block < 1):
+        raise ValueError(f"num_particles and block should be at least 1, got {num_particles} and {block}")
+    x = jax.tree.map(jnp.asarray, x)
+    key_particles, key_resample = jax.random.split(key)
+    out, done, cost = _in_blocks(model, program, (key_particles, x), None, num_particles, block, progress)
+    if done == 0:
+        raise KeyboardInterrupt("interrupted before the first block of particles")
+    said = _judge(out["log_weights"])
+    if done < num_particles:
+        said += ("interrupted: only the finished part is here",)
+    log_weights = _clean(out["log_weights"])
+    value, error = log_evidence(log_weights)
+    draws = Draws(
+        params={name: leaf[None] for name, leaf in out["params"].items()},
+        assignments=out["assignments"][None] if "assignments" in out else None,
+        cost=cost._replace(table_evaluations=done),
+        log_weights=log_weights[None],
+        log_evidence=value,
+        log_evidence_se=error,
+        num_done=done,
+        interrupted=done < num_particles,
+        warnings=said,
+    )
+    if num_resampled and value is not None:
+        resampled, spent = _resample(model, x, key_resample, draws, num_resampled, block)
+        draws = draws._replace(resampled=resampled, cost=draws.cost + spent)
+    return draws
+
+
+def _in_blocks(model, program, shared, rows, total, block, progress):
+    """`program(indices, rows, *shared)` for indices 0..total-1, `block` at a time by one compiled program.
+
+    Outputs as NumPy arrays with leading axis `done`, `done` (less than `total` after Ctrl-C), and the cost.
+    """
+    if block is None:
+        block = int(np.clip(CELLS // (_num_observations(shared[-1]) * model.num_components), 1, MAX_BLOCK))
+    block = min(block, total)
+
+    def arguments(first):
+        here = first + np.arange(block)
+        taken = np.minimum(here, total - 1)  # the last block is filled up with copies of the last row
+        return (jnp.asarray(here, jnp.int32), jax.tree.map(lambda leaf: jnp.asarray(leaf[taken]), rows), *shared)
+
+    ready, seconds, size = loop.compiled(program, *arguments(0))
+    outs, done, started = [], 0, time.perf_counter()
+    try:
+        while done < total:
+            kept = min(block, total - done)
+            outs.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:kept], ready(*arguments(done))))  # noqa: B023
+            done += kept
+            if progress is not None:
+                progress(done, total)
+    except KeyboardInterrupt:
+        pass  # the finished blocks are kept
+    cost = Cost(seconds, time.perf_counter() - started, 0, 0, size)
+    return (jax.tree.map(lambda *leaves: np.concatenate(leaves), *outs) if outs else None), done, cost
+
+
+def _resample(model, x, key, draws, num, block):
+    """Equal-weight draws (1, num, ...) by systematic resampling (Kitagawa 1996), assignments included; and the cost."""
+    key_pick, key_assign = jax.random.split(key)
+    w = np.exp(draws.log_weights[0] - draws.log_weights[0].max())
+    places = (float(jax.random.uniform(key_pick)) + np.arange(num)) / num
+    chosen = np.minimum(np.searchsorted(np.cumsum(w) / w.sum(), places, side="right"), np.flatnonzero(w)[-1])
+    params = {name: leaf[0, chosen] for name, leaf in draws.params.items()}
+    assignments, cost = None, Cost()
+    if draws.assignments is not None:
+        assignments = draws.assignments[:, chosen]
+    elif num * _num_observations(x) <= MAX_ENTRIES:
+        out, done, cost = _in_blocks(model, _assign(model), (key_assign, x), params, num, block, None)
+        if done < num:
+            raise KeyboardInterrupt
+        assignments, cost = out[None], cost._replace(table_evaluations=num)
+    leaves = {name: leaf[None] for name, leaf in params.items()}
+    return Draws(params=leaves, assignments=assignments, cost=cost, num_done=num), cost
+
+
+@functools.cache
+def _summed_out(model):
+    def block(keys, rows, x):
+        key_params, key_assign = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        # one draw at a time: measured as fast as vmap, and the gamma samplers compile four times faster
+        params = jax.lax.map(lambda key: introspect.sample(model.prior, (), key)[0], key_params)
+        if params:
+            return {"params": params, "log_weights": jax.vmap(lambda p: model.log_likelihood(p, x))(params)}
+        table = model.log_table({}, x)
+        log_weights = jnp.broadcast_to(jax.nn.logsumexp(table, axis=1).sum(), keys.shape)
+        assignments = jax.vmap(lambda key: labels.draw_assignments(key, table))(key_assign)
+        return {"params": {}, "log_weights": log_weights, "assignments": assignments}
+
+    return _program(block)
+
+
+@functools.cache
+def _proposed(model, num_observations, keep_assignments):
+    def particle(key, x):
+        observed = dict(x) if isinstance(x, dict) else {"x": x}
+        joint = model.joint(num_observations, observed.pop("covariates", None))
+        constraints = ChoiceMap.d({("obs", *name.split(".")): leaf for name, leaf in observed.items()})
+        trace, log_weight = joint.generate(key, constraints, ())
+        choices = trace.get_choices()
+        params = {name: choices[tuple(name.split("."))] for name in model.param_shapes}
+        out = {"params": params, "log_weights": log_weight}
+        if keep_assignments:
+            out["assignments"] = choices["obs", "z"].astype(jnp.int32)
+        return out
+
+    return _program(lambda keys, rows, x: jax.lax.map(lambda key: particle(key, x), keys))
+
+
+@functools.cache
+def _assign(model):
+    def one(key, params, x):
+        return labels.draw_assignments(key, model.log_table(params, x))
+
+    return _program(lambda keys, rows, x: jax.vmap(one, in_axes=(0, 0, None))(keys, rows, x))
+
+
+def _program(block):
+    """jit of `block(keys, rows, x)`, given the indices whose keys they are."""
+
+    def program(indices, rows, key, x):
+        return block(jax.vmap(lambda i: jax.random.fold_in(key, i))(indices), rows, x)
+
+    return jax.jit(program)
+
+
+def _num_observations(x):
+    return len(next(iter(x.values())) if isinstance(x, dict) else x)

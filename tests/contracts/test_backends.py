@@ -1,0 +1,91 @@
+"""Every back end on every model it serves: shapes, same seed same draws, agreement with the exact posterior."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from inference import BACKENDS, Refused, fit
+from inference.results import Draws, Exact, PointMass
+from zoo import MODELS
+
+CHAINS = ("gibbs", "metropolis", "nuts")
+SHORT = {
+    "gibbs": dict(num_chains=2, num_warmup=20, num_draws=30),
+    "metropolis": dict(num_chains=2, num_warmup=20, num_draws=30),
+    "nuts": dict(num_chains=2, num_warmup=20, num_draws=30),
+    "em": dict(num_restarts=4, max_steps=50),
+    "importance": dict(num_particles=2_000),
+    "importance_joint": dict(num_particles=200),
+    "enumeration": dict(num_chains=2, num_draws=60),
+    "quadrature": dict(num_checks=1_000),
+}
+QUICK = ("bento", "bento_known", "coffee", "three_gaussians")  # the rest run in test-all
+
+CELLS = [
+    pytest.param(model, backend, marks=() if model in QUICK else pytest.mark.slow)
+    for model in MODELS
+    for backend in BACKENDS
+]
+
+
+@functools.cache
+def run(model, backend, seed=3):
+    return fit(MODELS[model], backend, seed=seed, **SHORT[backend])
+
+
+@pytest.mark.parametrize("model, backend", CELLS)
+def test_backend_returns_the_promised_shapes_or_refuses_in_a_sentence(model, backend):
+    mixture = MODELS[model]
+    reason = BACKENDS[backend].refuses(mixture, mixture.data.x)
+    if reason is not None:
+        assert len(reason) > 10
+        with pytest.raises(Refused, match="refuses"):
+            fit(mixture, backend)
+        return
+    result = run(model, backend)
+    n, k = mixture.data.num_observations, mixture.num_components
+    assert result.cost.run_seconds >= 0 and result.cost.compile_seconds >= 0
+    if isinstance(result, PointMass):
+        restarts = SHORT["em"]["num_restarts"]
+        assert all(result.params[name].shape == (restarts, *s.shape) for name, s in mixture.param_shapes.items())
+        assert result.log_density.shape == result.converged.shape == result.admissible.shape == (restarts,)
+        return
+    if isinstance(result, Exact):
+        assert np.isfinite(result.log_evidence)
+        np.testing.assert_allclose(result.assignment_probabilities.sum(axis=1), np.ones(n), rtol=1e-9)
+        assert result.assignment_probabilities.shape == (n, k)
+        np.testing.assert_allclose(np.diag(result.co_clustering), np.ones(n), rtol=1e-9)
+        return
+    assert isinstance(result, Draws)
+    lead = jax.tree.leaves(result.params)[0].shape[:2] if result.params else None
+    for name, shape in mixture.param_shapes.items():
+        assert result.params[name].shape == (*lead, *shape.shape)
+        assert np.isfinite(result.params[name]).all()
+    if backend in CHAINS:
+        assert result.assignments.shape == (2, 30, n)
+        assert result.assignments.min() >= 0 and result.assignments.max() < k
+        assert result.stats["lp"].shape == (2, 30)
+        assert result.num_done == 50 and not result.interrupted
+        assert result.cost.table_evaluations > 0
+    else:
+        assert result.log_weights.shape == (lead or result.log_weights.shape)
+
+
+@pytest.mark.parametrize("backend", CHAINS)
+@pytest.mark.parametrize("model", ["bento", "coffee"])
+def test_same_seed_gives_the_same_draws_and_another_seed_does_not(model, backend):
+    first, again = run(model, backend), fit(MODELS[model], backend, seed=3, **SHORT[backend])
+    other = run(model, backend, seed=4)
+    for name, leaf in first.params.items():
+        np.testing.assert_array_equal(leaf, again.params[name])
+        assert not np.array_equal(leaf, other.params[name])
+    np.testing.assert_array_equal(first.assignments, again.assignments)
+
+
+@pytest.mark.parametrize("backend", CHAINS)
+def test_stats_hold_the_log_density_of_the_draws(backend):
+    model = MODELS["coffee"]
+    draws = run("coffee", backend)
+    lp = jax.jit(jax.vmap(jax.vmap(lambda p: model.log_density(p, model.data.x))))(draws.params)
+    np.testing.assert_allclose(draws.stats["lp"], lp, rtol=1e-10)

@@ -1,0 +1,61 @@
+"""Every identity of the contract, on every model of the zoo: a new model brings its tests with it."""
+
+import dataclasses
+
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from diagnostics import contract
+from zoo import MODELS
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model_keeps_its_contract(name):
+    broken = {k: f.detail for k, f in contract.check(MODELS[name]).items() if not f.holds}
+    assert not broken
+
+
+def test_contract_catches_a_twin_with_another_density():
+    model = MODELS["bento"]
+
+    def twin(x):
+        means = numpyro.sample("means", dist.Normal(400.0, 50.5).expand([2]).to_event(1))
+        parts = dist.Normal(means, 2.0)
+        numpyro.sample("x", dist.MixtureSameFamily(dist.Categorical(logits=0 * means), parts), obs=x)
+
+    found = contract.twin_equals_table(dataclasses.replace(model, twin=twin))
+    assert not found.holds, found.detail
+
+
+def test_contract_catches_a_twin_that_forgets_the_weights():
+    model = MODELS["three_gaussians"]
+
+    def twin(x):
+        with numpyro.handlers.scale(scale=1.0):
+            numpyro.sample("weights", dist.Dirichlet(model.data.params["weights"] * 0 + 1.0))
+        means = numpyro.sample("means", dist.Normal(15.0, 10.0).expand([3]).to_event(1))
+        scales = numpyro.sample("scales", dist.HalfNormal(5.0).expand([3]).to_event(1))
+        parts = dist.Normal(means, scales)
+        numpyro.sample("x", dist.MixtureSameFamily(dist.Categorical(logits=0 * means), parts), obs=x)
+
+    broken = dataclasses.replace(model, twin=twin)
+    assert not contract.twin_equals_table(broken).holds
+    assert not contract.twin_gradient_equals_tables(broken).holds
+
+
+def test_contract_catches_a_false_claim_of_exchangeability():
+    found = contract.exchangeable_as_declared(dataclasses.replace(MODELS["coffee"], exchangeable=True))
+    assert not found.holds, found.detail
+
+
+def test_contract_catches_wrongly_declared_component_parameters():
+    model = dataclasses.replace(MODELS["three_gaussians"], component_params=("means",), permute=None)
+    assert not contract.declared_leaves_are_probed(model).holds
+    assert not contract.relabelling_permutes_columns(model).holds
+
+
+def test_contract_catches_a_faster_table_that_is_another_table():
+    model = MODELS["bento"]
+    slow = model.log_table
+    broken = dataclasses.replace(model, table=lambda params, x: slow(params, x) + 1e-6)
+    assert not contract.halves_sum_to_the_table(broken).holds

@@ -1,0 +1,102 @@
+"""Which rules are found, which are not, and what a subset of responsibilities gives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from genjax import categorical, gen, half_normal, normal
+from inference import conjugacy
+from zoo import MODELS, Mixture
+
+FOUND = {
+    "bento": {"means": "Normal mean"},
+    "bento_425": {"means": "Normal mean"},
+    "bento_known": {},
+    "bento_full": {"means": "Normal mean", "variances": "InverseGamma variance", "weights": "Dirichlet weights"},
+    "coffee": {"means": "Normal mean"},
+    "coffee_full": {"means": "Normal mean", "variances": "InverseGamma variance", "weights": "Dirichlet weights"},
+    "three_gaussians": {
+        "means": "Normal mean",
+        "scales": "Normal scale, maximum likelihood only",
+        "weights": "Dirichlet weights",
+    },
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_rules_are_found_from_the_declaration(name):
+    assert {rule.site: rule.name for rule in conjugacy.rules(MODELS[name])} == FOUND[name]
+
+
+def two_normals(prior, observation):
+    return Mixture(name="user", num_components=2, exchangeable=False, prior=prior, observation=observation)
+
+
+def test_nothing_is_found_where_the_mean_is_not_the_site_itself():
+    @gen
+    def prior():
+        means = normal(np.zeros(2), 1.0) @ "means"
+        return {"means": jnp.array([means[0], means[0] + jnp.exp(means[1])])}
+
+    @gen
+    def observation(params):
+        z = categorical(probs=np.array([0.5, 0.5])) @ "z"
+        return normal(params["means"][z], 1.0) @ "x"
+
+    assert conjugacy.rules(two_normals(prior, observation)) == ()
+
+
+def test_nothing_is_found_where_the_scale_moves_with_the_mean():
+    @gen
+    def prior():
+        means = normal(np.zeros(2), 1.0) @ "means"
+        return {"means": means}
+
+    @gen
+    def observation(params):
+        z = categorical(probs=np.array([0.5, 0.5])) @ "z"
+        return normal(params["means"][z], 1.0 + params["means"][z] ** 2) @ "x"
+
+    assert conjugacy.rules(two_normals(prior, observation)) == ()
+
+
+def test_nothing_is_found_where_another_prior_site_depends_on_the_mean():
+    @gen
+    def prior():
+        means = normal(np.zeros(2), 1.0) @ "means"
+        scales = half_normal(1.0 + means**2) @ "scales"
+        return {"means": means, "scales": scales}
+
+    @gen
+    def observation(params):
+        z = categorical(probs=np.array([0.5, 0.5])) @ "z"
+        return normal(params["means"][z], params["scales"][z]) @ "x"
+
+    rules = conjugacy.rules(two_normals(prior, observation))
+    assert [rule.site for rule in rules if rule.conditional is not None] == []
+
+
+def test_m_step_of_maximum_likelihood_is_the_weighted_mean_and_variance():
+    model = MODELS["bento_full"]
+    params, _, x = model.simulate(jax.random.key(0), 6)
+    r = jax.random.dirichlet(jax.random.key(1), jnp.ones(2), (6,))
+    mode = {rule.site: rule.mode(params, r, x, False) for rule in conjugacy.rules(model)}
+    np.testing.assert_allclose(mode["weights"], r.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(mode["means"], [np.average(x, weights=r[:, k]) for k in range(2)], rtol=1e-12)
+    squares = (x[:, None] - params["means"]) ** 2
+    np.testing.assert_allclose(mode["variances"], (r * squares).sum(0) / r.sum(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["bento_full", "coffee_full", "coffee"])
+def test_m_step_of_the_posterior_maximises_each_conditional(name):
+    model = MODELS[name]
+    params, z, x = model.simulate(jax.random.key(2), 30)
+    r = jax.nn.one_hot(z, model.num_components)
+    for rule in conjugacy.rules(model):
+        best = {**params, rule.site: rule.mode(params, r, x, True)}
+        at_best = model.log_joint(best, z, x)
+        for i in range(20):
+            step = 0.05 * jax.random.normal(jax.random.key(i), best[rule.site].shape)
+            other = best[rule.site] * jnp.exp(step)
+            other = other / other.sum() if rule.site == "weights" else other
+            assert model.log_joint({**best, rule.site: other}, z, x) < at_best

@@ -1,0 +1,33 @@
+"""Slice sampling against a law known in closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from inference.slice import slice_coordinates
+from scipy import stats
+
+
+def test_slice_sampling_leaves_a_correlated_and_a_skewed_law_invariant():
+    # (a, b): a ~ Normal(0, 1), b | a ~ log of Gamma(2, exp(a)); started in the law, 3 updates must keep it
+    def log_target(u):
+        a, b = u
+        return -0.5 * a**2 + 2 * (a + b) - jnp.exp(a + b)
+
+    def one(key):
+        key_a, key_b, key_move = jax.random.split(key, 3)
+        a = jax.random.normal(key_a)
+        u = jnp.stack([a, jnp.log(jax.random.gamma(key_b, 2.0)) - a])
+        for i in range(3):
+            u, used = slice_coordinates(jax.random.fold_in(key_move, i), log_target, u, np.arange(2))
+        return u, used
+
+    u, used = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 20_000))
+    assert stats.kstest(np.asarray(u[:, 0]), "norm").pvalue > 1e-4
+    assert stats.kstest(np.exp(np.asarray(u.sum(axis=1))), "gamma", args=(2,)).pvalue > 1e-4
+    assert abs(np.corrcoef(u[:, 0], u.sum(axis=1))[0, 1]) < 4.4 / np.sqrt(len(u))
+    assert used.min() >= 2 * 3  # level, two edges and a draw at the least
+
+
+def test_a_draw_moves():
+    u, _ = slice_coordinates(jax.random.key(1), lambda u: -0.5 * jnp.sum(u**2), jnp.zeros(3), np.array([0, 2]))
+    assert u[0] != 0 and u[1] == 0 and u[2] != 0

@@ -1,0 +1,164 @@
+"""The declaration: what follows from it, and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from zoo import MODELS, introspect
+from zoo.load import load
+from zoo.models.bento import bento, bento_full, bento_known
+from zoo.models.coffee import coffee
+
+
+def test_builders_return_the_identical_model_for_equal_constants():
+    assert bento() is MODELS["bento"] is bento(scale=2) is bento(weights=[0.5, 0.5])
+    assert bento(scale=25) is bento(scale=25.0) and bento(scale=25).name == "bento[scale=25.0]"
+    assert coffee(prior_sd=5).name == "coffee[prior_sd=5.0]"
+
+
+def test_exchangeable_follows_the_constants():
+    assert bento().exchangeable and not bento(weights=(0.7, 0.3)).exchangeable
+    assert not coffee().exchangeable and coffee(prior_means=(100, 100, 100)).exchangeable
+    assert not bento_full(concentration=(1, 2)).exchangeable
+
+
+@pytest.mark.parametrize(
+    "constants, sentence",
+    [
+        ({"scal": 2.0}, "no constant 'scal': did you mean 'scale'"),
+        ({"scale": "wide"}, "scale should be a float"),
+        ({"scale": True}, "scale should be a float"),
+        ({"scale": -1.0}, "scale should be positive"),
+        ({"scale": float("nan")}, "scale should be finite"),
+        ({"weights": (0.5, 0.6)}, "sum to 1"),
+        ({"weights": (1.0,)}, "should have 2 values"),
+    ],
+)
+def test_builders_refuse_bad_constants_in_a_sentence(constants, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        bento(**constants)
+
+
+@pytest.mark.parametrize(
+    "x, sentence",
+    [
+        ([1.0, np.nan], "1 rows with NaN or infinite"),
+        ([1.0, np.inf], "NaN or infinite"),
+        ([], "no rows"),
+        (np.ones((3, 1)), r"use x\[:, 0\]"),
+        (["a", "b"], "should be numbers"),
+        ([[1.0], [1.0, 2.0]], "different lengths"),
+        (3.0, "should have shape"),
+        ([1e200], "rescale"),
+        ({"x": np.ones(3)}, None),
+    ],
+)
+def test_check_refuses_bad_data_in_a_sentence(x, sentence):
+    if sentence is None:  # a dict with the one address is the same data
+        assert MODELS["bento"].check(x)["x"].shape == (3,)
+        return
+    with pytest.raises(ValueError, match=sentence):
+        MODELS["bento"].check(x)
+
+
+def test_simulation_works_vmapped_over_keys():
+    model = bento_known()
+    draw = jax.jit(jax.vmap(lambda key: model.simulate(key, 1)))
+    _, kinds, grams = draw(jax.random.split(jax.random.key(42), 20))
+    assert kinds.shape == grams.shape == (20, 1) and kinds.dtype == jnp.int32
+    expected = jnp.where(kinds == 0, 500.0, 350.0)
+    assert jnp.all(jnp.abs(grams - expected) < 5 * 2.0)
+
+
+def test_joint_is_a_genjax_function_with_the_declared_addresses():
+    trace = MODELS["coffee"].joint(5).simulate(jax.random.key(0), ())
+    choices = trace.get_choices()
+    assert choices["means"].shape == (3,)
+    assert choices["obs", "z"].shape == choices["obs", "x"].shape == (5,)
+    with pytest.raises(ValueError, match="positive whole number"):
+        MODELS["coffee"].joint(0)
+
+
+def test_component_parameters_are_probed():
+    found = {name: set(MODELS[name].component_leaves) for name in MODELS}
+    assert found["bento"] == found["coffee"] == {"means"}
+    assert found["bento_known"] == set()
+    assert found["bento_full"] == {"weights", "means", "variances"}
+    assert found["three_gaussians"] == {"weights", "means", "scales"}
+
+
+def test_probing_is_reached_safely_from_inside_a_jitted_function():
+    model = bento(scale=3.5)  # a model nothing has probed yet
+    moved = jax.jit(lambda p: model.permute(p, jnp.array([1, 0])))({"means": jnp.array([1.0, 2.0])})
+    assert_allclose(moved["means"], [2.0, 1.0])
+
+
+def test_permute_sends_component_k_to_s_of_k():
+    model, s = MODELS["three_gaussians"], jnp.array([2, 0, 1])
+    params, z, x = model.simulate(jax.random.key(1), 6)
+    moved = model.permute(params, s)
+    for name in params:
+        assert_allclose(moved[name][s], params[name])
+    assert_allclose(model.log_joint(moved, s[z], x), model.log_joint(params, z, x), rtol=1e-12)
+
+
+def test_derived_values_are_what_the_prior_returns_beside_its_choices():
+    params = {"weights": jnp.array([0.3, 0.7]), "means": jnp.array([1.0, 2.0]), "variances": jnp.array([4.0, 9.0])}
+    derived = bento_full().derived(params)
+    assert set(derived) == {"scales"}
+    assert_allclose(derived["scales"], [2.0, 3.0])
+    assert bento().derived({"means": params["means"]}) == {}
+
+
+def test_number_of_free_parameters_counts_a_simplex_once_less():
+    counts = {name: MODELS[name].num_free_parameters for name in MODELS}
+    assert counts == {
+        "bento": 2,
+        "bento_425": 2,
+        "bento_known": 0,
+        "bento_full": 5,
+        "coffee": 3,
+        "coffee_full": 8,
+        "three_gaussians": 8,
+    }
+
+
+def test_sites_name_the_distributions_and_their_arguments():
+    params = {"means": jnp.array([350.0, 500.0])}
+    found = bento().observation_sites(params, 1, {"x": jnp.array(498.0)})
+    assert found["x"].family == "Normal" and found["z"].family == "Categorical"
+    assert_allclose(found["x"].parameters["loc"], 500.0)
+    assert_allclose(found["z"].parameters["probs"], [0.5, 0.5])
+    total, _ = introspect.sites(bento().prior, (), params)
+    assert_allclose(total["means"].score, bento().log_prior(params))
+
+
+def test_an_unknown_model_is_named_with_the_nearest():
+    with pytest.raises(KeyError, match="did you mean 'coffee'"):
+        MODELS["cofee"]
+
+
+def test_a_model_is_loaded_from_a_strangers_file(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from zoo.models.bento import bento\nmodel = bento(scale=7.0)\nnumber = 3\n")
+    assert load(f"{file}:model") is bento(scale=7.0)
+    with pytest.raises(ValueError, match="it should be a Mixture"):
+        load(f"{file}:number")
+    with pytest.raises(ValueError, match="did you mean 'model'"):
+        load(f"{file}:modell")
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
+    with pytest.raises(ValueError, match="ModuleNotFoundError"):
+        load(f"{tmp_path / 'broken.py'}:model")
+    with pytest.raises(ValueError, match="no file"):
+        load("nowhere.py:model")
+
+
+def test_float32_works_and_keeps_its_dtype():
+    model = MODELS["three_gaussians"]
+    params, _, x = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.float64 else leaf,
+        model.simulate(jax.random.key(0), 5),
+    )
+    exact = model.log_table({k: v.astype(jnp.float64) for k, v in params.items()}, x.astype(jnp.float64))
+    assert_allclose(model.log_table(params, x), exact, rtol=1e-5)
