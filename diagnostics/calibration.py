@@ -49,12 +49,12 @@ def joint_test(model, sampler, key, *, n=8, num_replicates=20_000, num_steps=5, 
     of the functionals of `_features`. Choose the model's constants so that prior and likelihood weigh alike.
     """
     block = min(BLOCK, num_replicates)
-    program = _program(model, sampler, n, num_steps)
+    program, centre = _program(model, sampler, n, num_steps), _centre(model)
     differences = []
     for key_block in jax.random.split(key, -(-num_replicates // block)):
         key_params, key_rest = jax.random.split(key_block)
         params = model.prior_draws(key_params, block)
-        differences.append(np.asarray(program(jax.random.split(key_rest, block), params)))
+        differences.append(np.asarray(program(jax.random.split(key_rest, block), params, centre)))
     differences = np.concatenate(differences)[:num_replicates]
     spread = differences.std(axis=0, ddof=1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -65,7 +65,7 @@ def joint_test(model, sampler, key, *, n=8, num_replicates=20_000, num_steps=5, 
 
 @functools.cache
 def _program(model, sampler, n, num_steps):
-    def one(key, params):
+    def one(key, params, centre):
         key_draw, key_init, key_steps = jax.random.split(key, 3)
         assignments, x = probe.draw_observations(model, params, key_draw, n)
         state = sampler.init(key_init, params, x)
@@ -77,23 +77,30 @@ def _program(model, sampler, n, num_steps):
 
         _, outs = jax.lax.scan(advance, state, jnp.arange(num_steps, dtype=jnp.int32))
         last = jax.tree.map(lambda leaf: leaf[-1], outs)
-        return _features(model, last["params"], last["assignments"], x) - _features(model, params, assignments, x)
+        after = _features(model, last["params"], last["assignments"], x, centre)
+        return after - _features(model, params, assignments, x, centre)
 
-    return jax.jit(jax.vmap(one))
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, None)))
 
 
-def _features(model, params, assignments, x):
+def _centre(model):
+    """The prior mean of the unconstrained parameters, roughly: squares about it see the spread."""
+    draws = model.prior_draws(jax.random.key(0), probe.NUM_DRAWS)
+    return jax.jit(jax.vmap(space.space_of(model).unconstrain))(draws).mean(axis=0)
+
+
+def _features(model, params, assignments, x, centre):
     """Every unconstrained parameter and its square, component sizes, 1{z_0 = z_1}, log prior, joint and density."""
     u = space.space_of(model).unconstrain(params)
     counts = jax.nn.one_hot(assignments, model.num_components, dtype=u.dtype).sum(0)
     together = (assignments[0] == assignments[1]).astype(u.dtype)
     scalars = [together, model.log_prior(params), model.log_joint(params, assignments, x), model.log_density(params, x)]
-    return jnp.concatenate([u, (u - u.mean()) ** 2, counts, jnp.stack(scalars)])
+    return jnp.concatenate([u, (u - centre) ** 2, counts, jnp.stack(scalars)])
 
 
 def _feature_names(model):
     size = space.space_of(model).size
-    names = [f"u[{i}]" for i in range(size)] + [f"(u[{i}] - mean u)^2" for i in range(size)]
+    names = [f"u[{i}]" for i in range(size)] + [f"(u[{i}] - centre)^2" for i in range(size)]
     names += [f"size of component {k}" for k in range(model.num_components)]
     return (*names, "1{z_0 = z_1}", "log prior", "log joint", "log density")
 
@@ -101,7 +108,8 @@ def _feature_names(model):
 def ratio_test(model, key, *, n=8, num_points=50) -> dict[str, float]:
     """Each conjugate conditional against the joint: site -> largest |log p(a'|b)/p(a|b) - log p(a',b)/p(a,b)|.
 
-    `a` and `a'` are two prior draws of the site, the assignments uniform; relative to 1 + |log joint|. Zero to rounding for a right rule.
+    `a` and `a'` are two prior draws of the site, the assignments uniform; relative to 1 + |log joint|. Zero to
+    rounding for a right rule.
     """
 
     def error(key, params, other, rule):

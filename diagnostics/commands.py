@@ -43,6 +43,7 @@ def list_models(args) -> int:
 def show(args) -> int:
     """`zoo show`: the declaration of one model, and who serves it."""
     prepare("float64", _size(args))
+    _hush()
     model = _model(args)
     found = describe(model)
     if args.json:
@@ -72,7 +73,7 @@ def fit(args) -> int:
             out.print(tables.summary(comparison, args.backend))
         tables.print_verdicts(out, comparison)
         tables.print_paths(out, written)
-    return int(entry["status"] != "ok")
+    return int(comparison.interrupted or entry["status"] != "ok")
 
 
 def compare(args) -> int:
@@ -102,7 +103,7 @@ def compare(args) -> int:
         print(" ".join(failure.split()), file=sys.stderr)
     statuses = {name: entry["status"] for name, entry in comparison.backends.items()}
     refused = named is not None and "refused" in statuses.values()
-    return int(refused or failure is not None or "failed" in statuses.values())
+    return int(refused or failure is not None or comparison.interrupted or "failed" in statuses.values())
 
 
 # -- input --------------------------------------------------------------------------------------------------------
@@ -266,11 +267,12 @@ def _check_distinct(model, x, plans):
 
 
 def _hush():
-    """Libraries' notices of their own future, which no user of this program can act on."""
+    """Libraries' notices that no user of this program can act on: of their own future, of float32 as asked for."""
     import warnings
 
     warnings.simplefilter("ignore", FutureWarning)
     warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.filterwarnings("ignore", message="Explicitly requested dtype .*float64", category=UserWarning)
 
 
 # -- describing a model -------------------------------------------------------------------------------------------

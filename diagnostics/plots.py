@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
 from diagnostics import verdicts
@@ -115,7 +115,8 @@ def fitted_density(result, model, x, name="") -> Figure | None:
     figure.legend(
         [handles[i] for i in order], [labels[i] for i in order], loc="outside lower center", ncols=6, handlelength=2.4
     )
-    _title(figure, f"Data and fitted density{f' by {name}' if name else ''}, with 90% bands")
+    bands = ", with 90% bands" if len(fit.curves) > 1 else ""
+    _title(figure, f"Data and fitted density{f' by {name}' if name else ''}{bands}")
     return figure
 
 
@@ -273,12 +274,12 @@ def traces(comparison, name) -> Figure | None:
 
 
 def _key_functionals(comparison, name):
-    """Log density, the sorted atoms, a labelled parameter where labels mean something, and the slowest to mix."""
+    """Log density, what atoms are sorted by, a labelled parameter where labels mean something, the slowest to mix."""
     rows = {r["functional"]: r for r in comparison.rows if r["backend"] == name and r["mcse"] is not None}
     varying = [f for f in rows if f in comparison.functionals.get(name, {})]
     if not varying:
         return []
-    atoms = [f for f in varying if f.startswith("sorted_")]
+    atoms = [f for f in varying if f.startswith(f"sorted_{sorted_by(comparison.model)}")]
     chosen = [f for f in ("log_density",) if f in varying]
     chosen += atoms if len(atoms) <= 3 else atoms[:3]
     chosen += [f for f in varying if heading_of(f) == "Parameters"][:1]
@@ -389,7 +390,7 @@ def intervals(comparison) -> Figure | None:
     """Every functional that varies, one column per back end: distance from the reference in its standard deviations."""
     source, ruler = ruler_of(comparison)
     cells = {(row["backend"], row["functional"]): row for row in comparison.rows}
-    names = [n for n in comparison.results if n != comparison.reference.source]
+    names = [n for n in comparison.results if n != source]
     names = [n for n in names if any((n, f) in cells and cells[n, f]["mean"] is not None for f in ruler)]
     shown = [f for f in in_order(ruler) if any((n, f) in cells for n in names)]
     if not names or not shown:
@@ -459,6 +460,7 @@ def costs(comparison) -> Figure | None:
         axis.barh(names, [speeds[n] for n in names], color=[colour_of(comparison, n) for n in names], height=0.6)
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(PLAIN)
+        axis.xaxis.set_minor_formatter(NullFormatter())
         low = 10 ** math.floor(math.log10(min(speeds.values())) - 0.3)
         axis.set_xlim(low, max(speeds.values()) * 8)
         for i, n in enumerate(names):
@@ -474,8 +476,9 @@ def costs(comparison) -> Figure | None:
 def _cost_panel(axis, comparison, errors):
     axis.set_xscale("log")
     axis.set_yscale("log")
-    axis.xaxis.set_major_formatter(PLAIN)
-    axis.yaxis.set_major_formatter(PLAIN)
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_formatter(PLAIN)
+        side.set_minor_formatter(NullFormatter())
     for name, cost in errors.items():
         colour, usable = colour_of(comparison, name), comparison.backends[name]["usable"]
         shape = MARKERS[list(comparison.backends).index(name) % len(MARKERS)]
@@ -485,7 +488,9 @@ def _cost_panel(axis, comparison, errors):
     seconds = [cost["seconds"] for cost in errors.values()]
     worst = [max(cost["error"], 1e-6) for cost in errors.values()]
     axis.set_xlim(min(seconds) / 2, max(seconds) * 2)
-    axis.set_ylim(min(worst) / 2.5, max(*worst, 0.3) * 2.5)
+    axis.set_ylim(min(*worst, verdicts.CLOSE) / 2.5, max(*worst, verdicts.CLOSE) * 2.5)
+    if max(seconds) < 10 * min(seconds):
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.axhline(verdicts.CLOSE, color=GREY, lw=0.8, ls=(0, (4, 3)), zorder=0)
     axis.text(max(seconds) * 1.9, verdicts.CLOSE, f"{verdicts.CLOSE:g} sd", fontsize=7.5, va="bottom", ha="right")
     axis.set_xlabel("seconds, compiling and running")
@@ -510,11 +515,11 @@ def in_order(functionals) -> list[str]:
 def ruler_of(comparison) -> tuple[str, dict[str, tuple[float, float]]]:
     """What differences are measured by: its name, and functional -> (mean, sd) for those that vary under it.
 
-    The reference; without one, the first usable back end with draws.
+    The reference; without one, the first usable back end that has a spread.
     """
     reference = comparison.reference
     values = {f: (v.mean, v.sd) for f, v in reference.values.items()}
-    source = reference.source
+    source = reference.label
     if not values:
         rows = [r for r in comparison.rows if r["mcse"] is not None and comparison.backends[r["backend"]]["usable"]]
         source = rows[0]["backend"] if rows else ""

@@ -117,9 +117,9 @@ def _context(comparison) -> dict[str, Any]:
 def standing(comparison, name) -> Standing:
     """What became of one back end."""
     entry, reference = comparison.backends[name], comparison.reference
-    verdict, source = entry.get("verdict") or "", reference.source
-    word = _word(entry, verdict, name == source)
-    detail = "" if word in ("refused", "failed") else verdict.replace("+-", "±")
+    verdict, source = entry.get("verdict") or "", reference.label
+    word = _word(entry, verdict, name == reference.source)
+    detail = "" if word in ("refused", "failed") else re.sub(r"\binf\b", "infinite", verdict.replace("+-", "±"))
     reason = (entry["reason"] or "no reason given").rstrip(".")
     if word == "refused":
         text = f"Did not run: {reason}."
@@ -128,8 +128,9 @@ def standing(comparison, name) -> Standing:
     elif word == "reference":
         text = "The others are held against this one."
     elif word == "disagrees":
-        where = verdict.partition(f"disagrees with {source} in ")[2].partition(";")[0]
-        text = f"Its answer differs from {source} by more than chance explains, in {where.strip() or 'some quantity'}."
+        off = plots.in_order(_differing(comparison, name))
+        where = ", ".join(off[:3]) + (f" and {len(off) - 3} more" if len(off) > 3 else "")
+        text = f"Its answer differs from {source} by more than chance explains, in {where or 'some quantity'}."
     elif word == "agrees":
         close = f"{verdicts.CLOSE:g} posterior standard deviations"
         text = f"Every quantity compared is within {close} of {source}, allowing for chance."
@@ -150,7 +151,7 @@ def standing(comparison, name) -> Standing:
         if word == "not at the optimum":
             text = "It stopped short of the best point known."
     else:
-        text = "It ran; there is no reference to hold it against."
+        text = "It ran; there is nothing to hold it against."
     return Standing(name, word, text, detail)
 
 
@@ -164,7 +165,8 @@ def _word(entry, verdict, is_reference) -> str:
     if entry["kind"] == "point":
         if not entry["usable"]:
             return "not usable"
-        return "at the optimum" if verdict.startswith("at ") else "not at the optimum"
+        known = (("at ", "at the optimum"), ("not at ", "not at the optimum"))
+        return next((word for start, word in known if verdict.startswith(start)), "ran")
     if "disagrees with" in verdict:
         return "disagrees"
     if verdict.startswith("not mixed"):
@@ -179,7 +181,7 @@ def headline(standings, reference) -> str:
     by: dict[str, list[str]] = {}
     for s in standings:
         by.setdefault(s.word, []).append(s.name)
-    source = reference.source if len(reference.source) < 40 else "the stored reference"
+    source = reference.label
     what = {"exact": ", which is exact", "long run": ", a long run"}.get(reference.kind, "")
     said = []
     for word, one, several in (
@@ -269,6 +271,13 @@ def _spread(sd, error=None) -> str:
     return f"{sd:#.3g}".rstrip(".")
 
 
+def _small(error) -> str:
+    """Two figures of a standard error."""
+    if error is None or not 1e-3 <= error < 100:
+        return _power(error)
+    return f"{error:#.2g}".rstrip(".")
+
+
 def _two(value) -> str:
     """Two figures, thousands separated."""
     if value is None:
@@ -350,11 +359,12 @@ def _differing(comparison, name) -> dict[str, str]:
     if entry["kind"] == "point" or not entry["usable"]:
         return {}
     rows = [row for row in comparison.rows if row["backend"] == name and row["reference_mean"] is not None]
-    found = {i.name: "mean" for i in verdicts.intervals(rows) if i.differs}
-    spread = "the spread of "
-    off = {f.removeprefix(spread): "spread" if f.startswith(spread) else "mean" for f in found}
+    names = {i.name for i in verdicts.intervals(rows) if i.differs}
+    spread = "the spread of "  # about the reference's mean: where the mean is off, the spread follows
+    off = {name.removeprefix(spread): "sd differs" for name in names if name.startswith(spread)}
+    off |= {name: "mean differs" for name in names if not name.startswith(spread)}
     least = verdicts.least_ess(rows)
-    return off | {row["functional"]: "value" for row in rows if verdicts.constant_differs(row, least)}
+    return off | {row["functional"]: "value differs" for row in rows if verdicts.constant_differs(row, least)}
 
 
 def _groups(comparison) -> list[dict[str, Any]]:
@@ -367,9 +377,15 @@ def _groups(comparison) -> list[dict[str, Any]]:
         lines = []
         value = comparison.reference.values.get(functional)
         if value is not None:
-            name = source if len(source) < 40 else "stored"
+            name = comparison.reference.label
             first = (number(value.mean, _scale(value.error, value.sd)), _spread(value.sd), _power(value.error))
-            lines.append({"name": name, "reference": True, "cells": [*first, *[DASH] * 6]})
+            lines.append(
+                {
+                    "name": name.removesuffix(" reference").removeprefix("the "),
+                    "reference": True,
+                    "cells": [*first, *[DASH] * 6],
+                }
+            )
         for row in rows.get(functional, ()):
             if row["backend"] == source and value is not None:
                 continue
@@ -377,7 +393,7 @@ def _groups(comparison) -> list[dict[str, Any]]:
             cells = [
                 number(row["mean"], precision),
                 _spread(row["sd"]),
-                DASH if row["mcse"] is None else number(row["mcse"], None, 2),
+                _small(row["mcse"]),
                 _figure(row["ess_bulk"], 0),
                 _figure(row["ess_tail"], 0),
                 _figure(row["rhat"], 3),
@@ -391,9 +407,7 @@ def _groups(comparison) -> list[dict[str, Any]]:
 
 
 def _signed(z) -> str:
-    if abs(z) < 1000:
-        return _minus(f"{z:+.1f}")
-    return _minus(f"{z:+.0e}".replace("e+0", "e"))
+    return _minus(f"{z:+.1f}" if abs(z) < 100 else f"{z:+,.0f}")
 
 
 def _about(comparison, functional) -> str:
@@ -422,7 +436,7 @@ def _evidence(comparison) -> list[dict[str, str]]:
         line = {
             "name": name,
             "value": number(value, error if error and error > 1e-8 else None, 13),
-            "error": _power(error),
+            "error": _small(error),
             "difference": DASH,
             "says": "not usable" if not entry["usable"] else "",
         }
@@ -471,7 +485,7 @@ def _costs(comparison) -> list[dict[str, str]]:
                 "memory": f"{cost['program_bytes'] / 2**20:,.1f}" if cost.get("program_bytes") else DASH,
                 "ess": _figure(cost["ess"], 0),
                 "speed": _two(cost["ess_per_second"]),
-                "error": DASH if cost["error"] is None else f"{cost['error']:.2g}",
+                "error": _two(cost["error"]),
             }
         )
     return lines
@@ -493,7 +507,7 @@ def _speaker(comparison) -> str | None:
     """The result that pictures of the posterior show: the reference's, else the best back end's."""
     if comparison.reference.source in comparison.results:
         return comparison.reference.source
-    order = ("reference", "agrees", "ran", "cannot tell", "not mixed", "at the optimum", "disagrees", "not usable")
+    order = ("agrees", "ran", "cannot tell", "not mixed", "disagrees", "at the optimum", "not at the optimum")
     words = {name: standing(comparison, name).word for name in comparison.results}
     return min(words, key=lambda n: order.index(words[n]) if words[n] in order else len(order), default=None)
 
@@ -502,12 +516,15 @@ def _fit_pictures(comparison) -> list[Picture]:
     name = _speaker(comparison)
     if name is None:
         return []
-    model, x, N = comparison.model, comparison.x, comparison.data["N"]
+    model, x, N = comparison.model, comparison.x, f"{comparison.data['N']:,}"
     leaf = plots.sorted_by(model)
     numbered = f" Components are numbered in ascending order of their {leaf}, draw by draw." if leaf else ""
     means = [row for row in comparison.rows if row["backend"] == name and row["functional"].startswith("sorted_means")]
     where = ", ".join(number(row["mean"], (row["sd"] or 0) / 10 or None, 4) for row in means)
     where = f"; component means {where}" if means else ""
+    dashed = ""
+    if comparison.reference.source in comparison.results:
+        dashed = " Dashed: the reference's density; where they agree, the two lines coincide."
     pictures = [
         _picture(
             lambda: plots.fitted_density(comparison.results[name], model, x, name),
@@ -523,8 +540,8 @@ def _fit_pictures(comparison) -> list[Picture]:
             _picture(
                 lambda: plots.fitted_densities(comparison),
                 f"The fitted density of {_and(list(comparison.results))}, one row each, over the same histogram.",
-                "The same picture for each back end: the fitted density averaged over its draws, its 90% band, and the "
-                "reference's density dashed. Where they agree, the two lines coincide.",
+                "The same picture for each back end: the fitted density averaged over its draws, and its 90% band."
+                + dashed,
             )
         )
     return [picture for picture in pictures if picture is not None]
@@ -573,7 +590,7 @@ def _assignment_picture(comparison) -> Picture | None:
         used = "No relabelling: the components' parameters are known, so their numbers mean something."
     return _picture(
         lambda: plots.assignments(comparison.results[name], comparison.model, comparison.x, name),
-        f"Assignment probabilities of the {comparison.data['N']} observations by {name}, and the matrix of the "
+        f"Assignment probabilities of the {comparison.data['N']:,} observations by {name}, and the matrix of the "
         "probabilities that two observations share a component.",
         f"Left: how the probability of each observation is shared among the components. {used} Right: the probability "
         "that two observations belong together, whatever the components are called.",

@@ -4,6 +4,7 @@ Supports are read off the twin's sites; NumPyro's `biject_to` gives the maps, so
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -22,9 +23,9 @@ class Space(NamedTuple):
     """params = constrain(u) for u in R^D."""
 
     size: int
-    constrain: object  # u (D,) -> params
-    unconstrain: object  # params -> u (D,)
-    log_det: object  # u -> log |d params / d u|
+    constrain: Callable  # u (D,) -> params
+    unconstrain: Callable  # params -> u (D,)
+    log_det: Callable  # u -> log |d params / d u|
     slices: dict  # name -> slice of u
 
 

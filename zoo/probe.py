@@ -90,7 +90,7 @@ def relabels(model) -> bool:
 
 
 def draw_observations(model, params, key, n=NUM_ROWS):
-    """n assignments and observations at `params`, all with the first covariates of the data, where the model has them."""
+    """n assignments and observations at `params`, all with the data's first covariates where the model has any."""
     returned = model.prior_return(params)
     args = (returned,) if model.covariates_row is None else (returned, model.covariates_row)
     drawn = jax.vmap(lambda k: introspect.sample(model.observation, args, k)[0])(jax.random.split(key, n))

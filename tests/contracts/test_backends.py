@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+
 from inference import BACKENDS, Refused, fit
 from inference.results import Draws, Exact, PointMass
 from zoo import MODELS

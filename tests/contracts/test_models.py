@@ -5,6 +5,7 @@ import dataclasses
 import numpyro
 import numpyro.distributions as dist
 import pytest
+
 from diagnostics import contract
 from zoo import MODELS
 

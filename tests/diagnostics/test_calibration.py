@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 import pytest
+
 from diagnostics import calibration
 from inference import conjugacy, gibbs, labels, metropolis, nuts
 from zoo import MODELS

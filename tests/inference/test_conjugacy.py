@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from genjax import categorical, gen, half_normal, normal
+
 from inference import conjugacy
 from zoo import MODELS, Mixture
 

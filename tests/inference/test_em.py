@@ -120,7 +120,7 @@ def test_the_log_density_never_falls_from_step_to_step(prior):
         assert result.num_steps.max() == steps and not result.converged.all()
         assert not any("fell" in said for said in result.warnings)
         trace.append(np.sort(result.log_density))  # if every restart climbs, so does every order statistic
-    assert np.min(np.diff(trace, axis=0)) > -1e-10 and trace[-1][-1] > trace[0][-1] + 1e-3
+    assert np.min(np.diff(trace, axis=0)) > -1e-10 and trace[-1].sum() > trace[0].sum() + 0.1
 
 
 @pytest.fixture
@@ -209,7 +209,8 @@ def test_where_a_scale_can_shrink_onto_a_point_no_global_maximum_is_promised(pri
 
 
 def test_an_inverse_gamma_prior_bounds_the_density():
-    assert fitted(bento_full()).warnings == ()  # it falls faster than any likelihood rises
+    # it falls faster than any likelihood rises
+    assert not any("no global maximum" in said for said in fitted(bento_full()).warnings)
 
 
 def test_a_dirichlet_below_one_is_said_to_have_no_global_mode():
@@ -291,11 +292,11 @@ def test_the_cost_counts_one_gradient_for_every_step_of_every_restart():
 
 def test_restarts_in_groups_are_the_same_restarts(monkeypatch):
     whole = fitted(coffee())
-    monkeypatch.setattr(module, "CELLS", 10 * 3 * 30)  # ten restarts at once
+    monkeypatch.setattr(module, "LANES", 7)  # five groups, the last filled up with copies
     seen = []
     parts = em(coffee(), coffee().data.x, KEY, progress=lambda done, total: seen.append((done, total)))
     assert_allclose(parts.log_density, whole.log_density, rtol=1e-12)
-    assert seen[-1] == (8000, 8000) and seen == sorted(seen)
+    assert seen[-1] == (10_000, 10_000) and seen == sorted(seen)
 
 
 def test_float32_reaches_the_same_mode_within_its_rounding():

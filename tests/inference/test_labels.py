@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from inference import labels
 from jax.scipy.special import logsumexp
 from scipy import stats
+
+from inference import labels
 from zoo import MODELS
 from zoo.mixture import permutations
 

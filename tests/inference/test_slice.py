@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from inference.slice import slice_coordinates
 from scipy import stats
+
+from inference.slice import slice_coordinates
 
 
 def test_slice_sampling_leaves_a_correlated_and_a_skewed_law_invariant():

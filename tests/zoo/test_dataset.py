@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from zoo import MODELS, Dataset
 from zoo.dataset import read
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+
 from zoo import MODELS, introspect
 from zoo.load import load
 from zoo.models.bento import bento, bento_full, bento_known
