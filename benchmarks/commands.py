@@ -12,7 +12,7 @@ import tempfile
 import time
 
 ENUMERATION = "from inference import fit; from zoo import MODELS; fit(MODELS['bento'], 'enumeration')"
-ENVIRONMENT = {**os.environ, "JAX_ENABLE_X64": "1", "XLA_FLAGS": "--xla_cpu_use_thunk_runtime=false"}
+ENVIRONMENT = {**os.environ, "JAX_ENABLE_X64": "1"}
 
 
 def commands(folder):

@@ -62,5 +62,5 @@ def main() -> None:
 if __name__ == "__main__":
     from diagnostics.cli import prepare
 
-    prepare("float64", size=0)
+    prepare("float64")
     main()

@@ -42,7 +42,7 @@ def list_models(args) -> int:
 
 def show(args) -> int:
     """`zoo show`: the declaration of one model, and who serves it."""
-    prepare("float64", _size(args))
+    prepare("float64")
     _hush()
     model = _model(args)
     found = describe(model)
@@ -124,7 +124,7 @@ def _run(args, backends):
     if args.column and not args.data:
         raise ValueError("--column chooses columns of --data, which is not given")
     data = _read(args, entry["num_features"]) if args.data and entry else None
-    prepare(args.precision, _size(args, data))
+    prepare(args.precision)
     _hush()
     model = _model(args, constants)
     if args.data and data is None:
@@ -194,18 +194,6 @@ def _num_features(model) -> int:
     if names != ["x"]:
         raise ValueError(f"--data serves models whose observation is one site x; {model.name} has {', '.join(names)}")
     return int(np.prod(model.observation_shapes["x"].shape, dtype=int))
-
-
-def _size(args, data=None) -> int:
-    """N x K, as far as it is known before the model is built; 0, small, where it is not."""
-    entry = _entry(args)
-    K = entry["num_components"] if entry else 3
-    if data is not None:
-        return data.num_observations * K
-    if getattr(args, "data", None) and pathlib.Path(args.data).is_file():
-        with open(args.data, "rb") as file:
-            return sum(1 for _ in file) * K
-    return entry["num_observations"] * K if entry else 0
 
 
 def _constants(args) -> dict:

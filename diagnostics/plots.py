@@ -8,6 +8,7 @@ import base64
 import functools
 import io
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ from zoo.mixture import _COUNTS
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666", "#8B5A2B")
 MARKERS = "os^DvPX*"
 INK, GREY, PALE = "#222222", "#8a8a8a", "#d9d9d9"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so that a page looks the same wherever it was made
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -106,7 +107,7 @@ def fitted_density(result, model, x, name="") -> Figure | None:
             axis.plot(grid, np.where(seen, b, np.nan), color=_shade(k, K), lw=2.6, label=_component(model, k))
         axis.plot(grid, middle[here], color=INK, lw=1.1, ls=(0, (4, 2)), label="mixture")
     _cut_marks(axes[0])
-    axes[0][0].set_ylabel(f"density{_per(model)}")
+    axes[0][0].set_ylabel(_height(model))
     axes[0][0].set_ylim(0, None)
     for axis in axes[0]:
         axis.set_xlabel(_quantity(model))
@@ -160,7 +161,7 @@ def fitted_densities(comparison) -> Figure | None:
         for axis in row:
             axis.tick_params(labelbottom=False)
     figure.supxlabel(_quantity(model), fontsize=9)
-    figure.supylabel(f"density{_per(model)}", fontsize=9)
+    figure.supylabel(_height(model), fontsize=9)
     _title(figure, "Fitted density by back end" + ("; dashed: the reference" if ruler is not None else ""))
     return figure
 
@@ -269,7 +270,7 @@ def traces(comparison, name) -> Figure | None:
     axes[-1][0].set_xlabel("draw after warmup")
     axes[-1][1].set_xlabel("rank among all draws")
     chains = "1 chain" if C == 1 else f"{C} chains"
-    _title(figure, f"{name}: traces and ranks of {len(chosen)} quantities, {chains} of {S:,} draws")
+    _title(figure, f"{name}: traces and ranks, {chains} of {S:,} draws")
     return figure
 
 
@@ -346,8 +347,8 @@ def assignments(result, model, x, name="") -> Figure | None:
     image = right.imshow(together, vmin=0, vmax=1, cmap=blues, origin="lower", interpolation="nearest", aspect="equal")
     ticks = np.unique(np.linspace(0, len(shown) - 1, min(len(shown), 6)).astype(int))
     labels = _value_labels(x, shown[ticks])
-    right.set_xticks(ticks, labels)
-    right.set_yticks(ticks, labels)
+    right.set_xticks(ticks if labels[0] else [], labels if labels[0] else [])
+    right.set_yticks(ticks if labels[0] else [], labels if labels[0] else [])
     for side in ("top", "right", "left", "bottom"):
         right.spines[side].set_visible(False)
     right.set_xlabel(f"observation: {_quantity(model)}" if labels[0] else "observation, in order")
@@ -456,7 +457,7 @@ def costs(comparison) -> Figure | None:
         figure.legend(*axis.get_legend_handles_labels(), loc="outside lower left", ncols=5, handletextpad=0.2)
     if speeds:
         axis = axes.pop(0)
-        names = sorted(speeds, key=speeds.get)
+        names = sorted(speeds, key=lambda name: speeds[name])
         axis.barh(names, [speeds[n] for n in names], color=[colour_of(comparison, n) for n in names], height=0.6)
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(PLAIN)
@@ -547,7 +548,7 @@ def cost_of(comparison, name) -> dict:
     speed = [row["ess_per_second"] for row in rows if row["ess_per_second"] is not None]
     return {
         "seconds": (cost.get("compile_seconds") or 0.0) + (cost.get("run_seconds") or 0.0),
-        "error": max(errors) if errors and name != source else None,
+        "error": max(errors) if errors and comparison.reference.values and name != source else None,
         "ess": min(ess, default=None),
         "ess_per_second": min(speed, default=None),
         **cost,
@@ -692,9 +693,12 @@ def _quantity(model):
     return f"{name} ({data.units})" if data is not None and data.units else name
 
 
-def _per(model):
+def _height(model):
+    """Axis label of a density, or of a probability where the observations are counts."""
     units = model.data.units if model.data is not None else ""
-    return f" (per {units.split()[0]})" if units else ""
+    if model.observation_shapes["x"].family in _COUNTS:
+        return "probability"
+    return f"density (per {units.split()[0]})" if units else "density"
 
 
 def _N(x):

@@ -183,10 +183,11 @@ def headline(standings, reference) -> str:
         by.setdefault(s.word, []).append(s.name)
     source = reference.label
     what = {"exact": ", which is exact", "long run": ", a long run"}.get(reference.kind, "")
-    said = []
+    again = "" if "agrees" in by else what
+    said: list[str] = []
     for word, one, several in (
         ("agrees", f"agrees with {source}{what}", f"agree with {source}{what}"),
-        ("disagrees", f"disagrees with {source}", f"disagree with {source}"),
+        ("disagrees", f"disagrees with {source}{again}", f"disagree with {source}{again}"),
         ("not mixed", "has not mixed", "have not mixed"),
         ("cannot tell", "has too few effective draws to tell", "have too few effective draws to tell"),
         ("not usable", "is not usable", "are not usable"),
@@ -315,19 +316,20 @@ def _matrix(comparison) -> dict[str, Any]:
         if not groups or groups[-1][0] != plots.heading_of(functional):
             groups.append((plots.heading_of(functional), []))
         value = comparison.reference.values.get(functional)
+        each: list[dict[str, Any]] = []
         line = {
             "functional": functional,
             "about": _about(comparison, functional),
             "mean": _short(functional, value.mean, _scale(value.error, value.sd)) if value else DASH,
             "sd": _short(functional, value.sd, None, _spread) if value else DASH,
-            "cells": [],
+            "cells": each,
         }
         for name in names:
             row = cells.get((name, functional), {})
             mean = row.get("mean")
             error = row.get("mcse") if row else None
             precision = _scale(error, value.sd if value else row.get("sd")) if error is None else error
-            line["cells"].append(
+            each.append(
                 {
                     "mean": _short(functional, mean, precision),
                     "z": "" if row.get("z") is None else f"z {_signed(row['z'])}",
@@ -359,7 +361,7 @@ def _differing(comparison, name) -> dict[str, str]:
     if entry["kind"] == "point" or not entry["usable"]:
         return {}
     rows = [row for row in comparison.rows if row["backend"] == name and row["reference_mean"] is not None]
-    names = {i.name for i in verdicts.intervals(rows) if i.differs}
+    names = [i.name for i in verdicts.intervals(rows) if i.differs]
     spread = "the spread of "  # about the reference's mean: where the mean is off, the spread follows
     off = {name.removeprefix(spread): "sd differs" for name in names if name.startswith(spread)}
     off |= {name: "mean differs" for name in names if not name.startswith(spread)}
@@ -548,12 +550,12 @@ def _fit_pictures(comparison) -> list[Picture]:
 
 
 def _intervals_picture(comparison) -> Picture | None:
-    source, ruler = plots.ruler_of(comparison)
+    source, _ = plots.ruler_of(comparison)
     names = [name for name in comparison.results if name != source]
     held = "the reference" if comparison.reference.values else f"{source} (there is no reference)"
     return _picture(
         lambda: plots.intervals(comparison),
-        f"Means and spreads of {len(ruler)} quantities by {_and(names)}, relative to {source}." if names else "",
+        f"Means and spreads of the quantities that vary by {_and(names or [source])}, relative to {source}.",
         f"One row per quantity, one column per back end. The dot is the posterior mean, the thin line reaches one "
         f"posterior standard deviation to either side, and the thick line (often hidden by the dot) is two standard "
         f"errors of the mean. All are relative to {held}, whose own range is the grey band: dots at 0 and lines that "
@@ -585,15 +587,15 @@ def _assignment_picture(comparison) -> Picture | None:
     if leaf is not None:
         used = f"Relabelling used: components sorted by {leaf} in every draw, so that number 0 is always the lowest."
     elif comparison.model.param_shapes:
-        used = "The components cannot be put in order, so only the matrix, which needs no labels, is shown."
+        used = "The components cannot be put in order, so only what needs no labels is shown."
     else:
         used = "No relabelling: the components' parameters are known, so their numbers mean something."
     return _picture(
         lambda: plots.assignments(comparison.results[name], comparison.model, comparison.x, name),
         f"Assignment probabilities of the {comparison.data['N']:,} observations by {name}, and the matrix of the "
         "probabilities that two observations share a component.",
-        f"Left: how the probability of each observation is shared among the components. {used} Right: the probability "
-        "that two observations belong together, whatever the components are called.",
+        f"Bars or curves: how the probability of each observation is shared among the components. {used} Matrix: the "
+        "probability that two observations belong together, whatever the components are called.",
     )
 
 
@@ -652,7 +654,7 @@ def command(comparison) -> str:
 
 def _changed(settings) -> dict[tuple[str, str], Any]:
     """(back end, option) -> value, where it is not the default."""
-    found = {}
+    found: dict[tuple[str, str], Any] = {}
     for name, options in settings.items():
         try:
             defaults = full_settings(name, {})

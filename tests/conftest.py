@@ -1,9 +1,5 @@
-"""One runtime for every test: the older CPU runtime (small arrays), float64, nothing cached on disk."""
+"""One precision for every test: float64, set before any test module is imported."""
 
-import os
-
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_thunk_runtime=false".strip()
-
-import jax  # noqa: E402
+import jax
 
 jax.config.update("jax_enable_x64", True)

@@ -1,12 +1,14 @@
 """Every back end on every model it serves: shapes, same seed same draws, agreement with the exact posterior."""
 
 import functools
+import importlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from inference import BACKENDS, Refused, fit
+from inference import BACKENDS, Refused, fit, loop, space
 from inference.results import Draws, Exact, PointMass
 from zoo import MODELS
 
@@ -90,3 +92,25 @@ def test_stats_hold_the_log_density_of_the_draws(backend):
     draws = run("coffee", backend)
     lp = jax.jit(jax.vmap(jax.vmap(lambda p: model.log_density(p, model.data.x))))(draws.params)
     np.testing.assert_allclose(draws.stats["lp"], lp, rtol=1e-10)
+
+
+@pytest.mark.parametrize("backend", CHAINS)
+@pytest.mark.parametrize("model", ["bento", "coffee_full"])
+def test_steps_in_the_loop_are_the_steps_one_by_one(model, backend):
+    # XLA's older CPU runtime miscompiled this loop for NUTS on coffee_full: half the chains never moved
+    mixture = MODELS[model]
+    sampler = importlib.import_module(f"inference.{backend}").build(mixture, 20)
+    x = jnp.asarray(mixture.data.x)
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = space.starts(mixture, jax.random.key(5), x, 4)
+    inside = loop.run(sampler, keys, 5, x, params=params).out
+
+    @jax.jit
+    def step(state, i):
+        return jax.vmap(lambda key, s: sampler.step(jax.random.fold_in(key, i), i, s, x))(keys, state)
+
+    start_keys = jax.vmap(lambda key: jax.random.fold_in(key, 2**31 - 1))(keys)
+    state = jax.jit(jax.vmap(sampler.init, in_axes=(0, 0, None)))(start_keys, params, x)
+    for i in range(5):
+        state, out = step(state, jnp.int32(i))
+        np.testing.assert_allclose(inside["lp"][:, i], out["lp"], rtol=1e-6)

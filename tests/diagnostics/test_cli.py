@@ -238,23 +238,15 @@ def test_options_reach_their_back_end_in_toml_syntax():
     assert commands._constants(args) == {"weights": [0.3, 0.7]}
 
 
-def test_the_older_runtime_is_for_small_tables_and_the_users_flags_are_kept(monkeypatch):
-    monkeypatch.setitem(os.environ, "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+def test_the_older_runtime_is_never_switched_on_and_warned_about(monkeypatch, capsys):
     monkeypatch.setitem(os.environ, "JAX_ENABLE_X64", "0")
-    cli.prepare("float64", size=50_000)
+    monkeypatch.setitem(os.environ, "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+    cli.prepare("float64")
     assert os.environ["XLA_FLAGS"] == "--xla_cpu_multi_thread_eigen=false"
-    assert os.environ["JAX_ENABLE_X64"] == "1"
-    cli.prepare("float64", size=40)
-    assert os.environ["XLA_FLAGS"] == "--xla_cpu_multi_thread_eigen=false --xla_cpu_use_thunk_runtime=false"
-    os.environ["XLA_FLAGS"] = "--xla_cpu_use_thunk_runtime=true"
-    cli.prepare("float64", size=40)
-    assert os.environ["XLA_FLAGS"] == "--xla_cpu_use_thunk_runtime=true"
-
-
-def test_the_size_is_read_off_the_catalogue_or_the_data_file(tmp_path):
-    (tmp_path / "long.csv").write_text("a\n" + "1\n" * 99)
-    assert commands._size(cli.parse(["compare", "bento"])) == 40
-    assert commands._size(cli.parse(["compare", "bento", "--data", str(tmp_path / "long.csv")])) == 200
+    assert os.environ["JAX_ENABLE_X64"] == "1" and capsys.readouterr().err == ""
+    monkeypatch.setitem(os.environ, "XLA_FLAGS", "--xla_cpu_use_thunk_runtime=false")
+    cli.prepare("float64")
+    assert "measured to sample wrongly" in capsys.readouterr().err
 
 
 def test_progress_has_a_bar_per_back_end_on_a_terminal_only(monkeypatch):

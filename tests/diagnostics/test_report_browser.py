@@ -46,8 +46,6 @@ def test_the_page_is_not_blank(page, tmp_path, width):
     assert pixels.shape == (3000, width, 3)
     inked = (pixels.sum(axis=2) < 600).reshape(10, 300, width).mean(axis=(1, 2))
     assert (inked > 0.005).all(), f"ink from top to bottom: {inked.round(4)}"
-    coloured = np.ptp(pixels, axis=2) > 60
-    assert coloured.mean() > 0.005, "the pictures are missing"
 
 
 def test_nothing_is_wider_than_a_phone_but_what_scrolls_in_its_own_box(page, tmp_path):
