@@ -48,8 +48,8 @@ def main(argv: list[str] | None = None) -> int:
 def prepare(precision: str):
     """Sets the precision, and keeps off what was measured to return wrong numbers on the CPU with jax 0.5.3.
 
-    That is the persistent compilation cache (programs loaded from it skip loops), and XLA's older CPU runtime: it runs
-    NUTS on `coffee_full` with four chains wrongly, half of them never moving. The user's own flag gets a warning.
+    That is the persistent compilation cache (programs loaded from it skip loops), and XLA's older CPU runtime: in it
+    one of four NUTS chains on `coffee_full` never moved and another crept. The user's own flag gets a warning.
     """
     if OLDER_RUNTIME in os.environ.get("XLA_FLAGS", ""):
         print(f"zoo: XLA_FLAGS has {OLDER_RUNTIME}, which was measured to sample wrongly; unset it", file=sys.stderr)

@@ -38,6 +38,7 @@ class Value(NamedTuple):
     sd: float
     error: float | None  # standard error of the mean, Monte Carlo or numerical; None: not known
     variance_error: float | None = None  # of the variance; None: sqrt(2) sd error, as for normal draws
+    square_sd: float | None = None  # of (f - mean)^2 under the reference; None: not known
 
 
 class Reference(NamedTuple):
@@ -371,6 +372,7 @@ def _value(f, summary) -> Value:
         _sd(variance, f),
         _finite(error) if num >= FEW else None,
         _finite(variance_error) if num_variance >= FEW else math.nan,
+        math.sqrt(max(summary.estimate(((f - mean) ** 2 - variance) ** 2)[0], 0.0)),
     )
 
 
@@ -437,7 +439,11 @@ def _row(name, functional, f, summary, seconds, reference) -> dict:
         return row
     if num >= FEW and value.error is not None:
         row["z"] = _z(row["mean"] - value.mean, row["mcse"], value.error)
-        second, second_error, num = summary.estimate((f - value.mean) ** 2)
+        squares = (f - value.mean) ** 2
+        second, second_error, num = summary.estimate(squares)
+        if summary.kind == "chains" and value.square_sd is not None:
+            # draws that miss a long tail understate their own error: it is at least that under the reference
+            second_error = max(second_error, value.square_sd / math.sqrt(float(az.ess(squares))))
         spread = value.variance_error if value.variance_error is not None else math.sqrt(2) * value.sd * value.error
         if num >= FEW and value.sd > 0:
             row["z_sd"] = _z(second - value.sd**2, second_error, spread)
@@ -490,6 +496,8 @@ def _judge(comparison: Comparison, summaries):
         elif reference.source == name:
             entry["usable"], entry["verdict"] = True, _is_reference(entry, reference)
         elif summary.kind == "weighted":
+            if summary.weight_ess < verdicts.FEW_ESS:  # its standard error means nothing either: no estimate
+                entry["log_evidence"] = entry["log_evidence_se"] = None
             evidence = (entry["log_evidence"], entry["log_evidence_se"])
             known = (reference.log_evidence, reference.log_evidence_se)
             figures = (summary.weight_ess, summary.pareto_k)

@@ -27,8 +27,8 @@ def functionals(model, params, assignments, x) -> dict[str, np.ndarray]:
 
     log_density            log p(params, x), assignments summed out
     log_predictive[i]      log p(x_n | params) at the i-th of `fixed_points`
-    sorted_weights[k]      k-th smallest mixing weight
     sorted_means[k], ...   1-D: the components' own parameters, in the order of the first of them (or `order_by`)
+    sorted_weights[k]      the mixing weights in that order; without 1-D atoms, in ascending order
     co_clustering[i,j]     sum_k r_ik r_jk for the `fixed_pairs`, r the responsibilities
     entropy                - sum_n sum_k r_nk log r_nk
     occupied               components with at least one assignment (left out where assignments are None)
@@ -229,12 +229,12 @@ def _program(model):
             "co_clustering": (r[pairs[:, 0]] * r[pairs[:, 1]]).sum(axis=1),
             "entropy": entr(r).sum(),
         }
+        every = {**model.derived(params), **params}
+        weights = model.weights(params, x)
+        order = jnp.argsort(every[plan.atoms[0]] if plan.atoms else weights)
+        found |= {f"sorted_{name}": every[name][order] for name in plan.atoms}
         if plan.weights_vary:
-            found["sorted_weights"] = jnp.sort(model.weights(params, x))
-        if plan.atoms:
-            every = {**model.derived(params), **params}
-            order = jnp.argsort(every[plan.atoms[0]])
-            found |= {f"sorted_{name}": every[name][order] for name in plan.atoms}
+            found["sorted_weights"] = weights[order]
         if plan.moments:
             found["mixture_mean"], found["mixture_covariance"] = _mixture_moments(model, params, x)
         return found

@@ -180,7 +180,8 @@ def of_weights(rows, source, num_draws, weight_ess, pareto_k, evidence, referenc
     if FEW_ESS <= weight_ess < USABLE_ESS and right:
         return f"not usable, few effective draws ({figures}){says}"
     collapsed = "the weights have collapsed" if weight_ess < FEW_ESS else "too few effective draws"
-    return f"not usable, {collapsed} ({figures})" + (says if right is False else "")
+    says = "; no estimate of the log evidence" if evidence is None or evidence[0] is None else says
+    return f"not usable, {collapsed} ({figures}){says}"
 
 
 def evidence_agrees(evidence, reference) -> bool | None:

@@ -11,7 +11,8 @@ from inference import conjugacy, labels, loop, space
 from inference.results import Draws
 from inference.slice import slice_coordinates
 
-TOLERANCE = 1e-6  # a conjugate draw whose log ratio is further from 0, relative to 1 + |log joint|, is no exact draw
+# a conjugate draw whose log ratio is further from 0, relative to 1 + |log joint|, is no exact draw; by precision
+TOLERANCE = {"float64": 1e-6, "float32": 1e-3}
 
 
 class State(NamedTuple):
@@ -43,7 +44,7 @@ def gibbs(model, x, key, *, num_chains=4, num_warmup=500, num_draws=1000, thin=5
     (Diebolt & Robert 1994), then the labelling (`inference.labels`; `permute=False` switches it off).
 
     Conjugate draws are checked during warmup: log joint(after) - log joint(before) + log q(before) - log q(after) must
-    be 0. `stats["conjugacy_error"]` holds the largest |ratio| / (1 + |log joint|); above 1e-6 the run starts again
+    be 0. `stats["conjugacy_error"]` holds the largest |ratio| / (1 + |log joint|); above TOLERANCE the run restarts
     with those draws as Metropolis-Hastings proposals and says so.
     """
 
@@ -57,7 +58,7 @@ def gibbs(model, x, key, *, num_chains=4, num_warmup=500, num_draws=1000, thin=5
     result = run()
     warnings: tuple[str, ...] = ()
     error = float(np.max(result.out["conjugacy_error"])) if result.out is not None else 0.0
-    if not error <= TOLERANCE:
+    if not error <= TOLERANCE[jnp.result_type(float).name]:
         result = run(accept=True)
         warnings = (
             f"a conjugate conditional does not fit the joint density (relative error {error:.1e}): "

@@ -97,7 +97,7 @@ def test_stats_hold_the_log_density_of_the_draws(backend):
 @pytest.mark.parametrize("backend", CHAINS)
 @pytest.mark.parametrize("model", ["bento", "coffee_full"])
 def test_steps_in_the_loop_are_the_steps_one_by_one(model, backend):
-    # XLA's older CPU runtime miscompiled this loop for NUTS on coffee_full: half the chains never moved
+    # compilers have been wrong about this loop (see diagnostics.cli.prepare): the program must not change the steps
     mixture = MODELS[model]
     sampler = importlib.import_module(f"inference.{backend}").build(mixture, 20)
     x = jnp.asarray(mixture.data.x)

@@ -24,7 +24,7 @@ WIDE = {
     "coffee_full": (functools.partial(coffee_full, variance_scale=800.0), 0.3),
 }
 FULL = dict(num_replicates=20_000, num_steps=5)
-FROZEN = dict(num_replicates=2_000, num_steps=3)
+FROZEN = dict(num_replicates=20_000, num_steps=3)
 
 
 def kernel(name, backend):

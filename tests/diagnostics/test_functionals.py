@@ -98,22 +98,22 @@ def test_entropy_of_certain_assignments_is_zero_and_not_nan():
 def test_sorted_scales_follow_the_order_of_the_means_and_weights_their_own():
     model = bento_full()
     params = {
-        "weights": np.array([[[0.7, 0.3]]]),
+        "weights": np.array([[[0.3, 0.7]]]),  # in the order of the means, not ascending
         "means": np.array([[[500.0, 350.0]]]),
         "variances": np.array([[[4.0, 9.0]]]),
     }
     found = functionals(model, params, None, model.data.x)
     read = {name: float(value[0, 0]) for name, value in found.items() if name.startswith("sorted")}
     assert read == {
-        "sorted_weights[0]": pytest.approx(0.3),
-        "sorted_weights[1]": pytest.approx(0.7),
+        "sorted_weights[0]": pytest.approx(0.7),
+        "sorted_weights[1]": pytest.approx(0.3),
         "sorted_means[0]": 350.0,
         "sorted_means[1]": 500.0,
         "sorted_scales[0]": 3.0,
         "sorted_scales[1]": 2.0,
     }
-    np.testing.assert_allclose(found["mixture_mean[0]"], 0.7 * 500 + 0.3 * 350)
-    np.testing.assert_allclose(found["mixture_covariance[0,0]"], 0.7 * 4 + 0.3 * 9 + 0.21 * 150**2)
+    np.testing.assert_allclose(found["mixture_mean[0]"], 0.3 * 500 + 0.7 * 350)
+    np.testing.assert_allclose(found["mixture_covariance[0,0]"], 0.3 * 4 + 0.7 * 9 + 0.21 * 150**2)
 
 
 def test_relabelling_every_draw_at_random_changes_no_functional_of_an_exchangeable_model():
