@@ -172,7 +172,8 @@ def print_verdicts(out, comparison):
 
 def print_paths(out, paths):
     if paths:
-        out.print(f"\nWrote {', '.join(map(str, paths))}", soft_wrap=True)
+        names = ", ".join(path.name for path in paths)
+        out.print(f"\nIn {paths[0].parent}: {names}", soft_wrap=True)
 
 
 def _figure(value) -> str:

@@ -47,7 +47,7 @@ class Mixture:
     data: Dataset | None = None
     table: Callable | None = None  # a faster log_table(params, x), held to the derived one by a contract test
     component_params: tuple[str, ...] | None = None  # declared; `component_leaves` probes where this is None
-    permute: Callable | None = None  # permute(params, s): old component k becomes component s[k]
+    permute: Callable = None  # type: ignore[assignment]  # permute(params, s): old component k becomes component s[k]
     order_by: str | None = None  # the component parameter that sorts 1-D atoms
 
     def __post_init__(self):
