@@ -118,7 +118,7 @@ def build_command(name: str, parser: Parser | None = None) -> Parser:
     else:
         add("--backends", metavar="NAME[,NAME]", help="default: every one that applies")
     add("--option", metavar="[BACKEND.]NAME=VALUE", action="append", default=[], help="a back end's setting (TOML)")
-    add("--seed", metavar="N", type=whole(0), default=0, help="default: 0")
+    add("--seed", metavar="N", type=whole(0, 2**63 - 1), default=0, help="default: 0")
     add("--chains", metavar="N", type=whole(1), help="number of chains")
     add("--warmup", metavar="N", type=whole(0), help="warmup steps per chain")
     add("--draws", metavar="N", type=whole(1), help="draws per chain")
@@ -128,16 +128,17 @@ def build_command(name: str, parser: Parser | None = None) -> Parser:
     return parser
 
 
-def whole(least: int):
-    """An argparse type: a whole number, `least` or more."""
+def whole(least: int, most: float = float("inf")):
+    """An argparse type: a whole number from `least` to `most`."""
 
     def number(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"should be a whole number, {least} or more, not {text!r}")
+        if not least <= value <= most:
+            upper = f"from {least} to {most}" if most < float("inf") else f"{least} or more"
+            raise argparse.ArgumentTypeError(f"should be a whole number, {upper}, not {text!r}")
         return value
 
     return number

@@ -92,7 +92,8 @@ def table_equals_enumeration(model: Mixture) -> Finding:
 def relabelling_permutes_columns(model: Mixture) -> Finding:
     """log_components(permute(params, s))[:, s(k)] == log_components(params)[:, k] for every s."""
     if not model.relabels:
-        return Finding(True, "the model has no relabelling")
+        said = model.component_params
+        return Finding(not said, f"declared {said}, yet permute relabels nothing" if said else "no relabelling")
     params, x = _points(model)
     every = jnp.asarray(permutations(model.num_components))
 

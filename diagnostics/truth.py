@@ -9,6 +9,7 @@ import json
 from importlib import resources
 from typing import Any, NamedTuple
 
+from zoo import MODELS
 from zoo.dataset import checksum
 
 
@@ -43,8 +44,12 @@ def stored_reference(model, x) -> Reference | None:
 
     It must be of the very model (a variant such as `three_gaussians[prior_sd=5.0]` is another) and the very data.
     """
-    if model.name != "three_gaussians" or checksum(x) != stored("three_gaussians_em")["blog.data"]["value"][_SHA]:
+    if model.name not in _STORED or model is not MODELS[model.name] or checksum(x) != model.data.sha256:
         return None
+    return _STORED[model.name]()
+
+
+def _three_gaussians() -> Reference:
     record = stored("three_gaussians")["blog.bayes_K3.posterior"]
     check = record["check"]["value"]
     values = {
@@ -57,4 +62,32 @@ def stored_reference(model, x) -> Reference | None:
     return Reference("stored", source, values)
 
 
-_SHA = "sha256_little_endian_float64"
+def _sorted_means(evidence, moments, source) -> Reference:
+    """Exact values: their tolerance is their error."""
+    error = moments["tolerance"]["abs"]
+    found = moments["value"]
+    means = found.get("mean") or [found["lo_mean"], found["hi_mean"]]
+    sds = found.get("sd") or [found["lo_sd"], found["hi_sd"]]
+    values = {f"sorted_means[{k}]": (mean, sd, error) for k, (mean, sd) in enumerate(zip(means, sds, strict=True))}
+    log_evidence = evidence["value"]["log_evidence"] if isinstance(evidence["value"], dict) else evidence["value"]
+    return Reference("stored", source, values, log_evidence, evidence["tolerance"]["abs"])
+
+
+def _bento() -> Reference:
+    records = stored("bento")
+    method = records["bento.log_evidence"]["method"]
+    return _sorted_means(records["bento.log_evidence"], records["bento.ordered_posterior"], method)
+
+
+def _bento_425() -> Reference:
+    record = stored("bento425")["bento425.evidence_and_ordered_means"]
+    return _sorted_means(record, record, record["method"])
+
+
+def _coffee() -> Reference:
+    records = stored("coffee")
+    method = records["coffee.log_evidence"]["method"]
+    return _sorted_means(records["coffee.log_evidence"], records["coffee.ordered_posterior"], method)
+
+
+_STORED = {"bento": _bento, "bento_425": _bento_425, "coffee": _coffee, "three_gaussians": _three_gaussians}

@@ -6,7 +6,7 @@
 import importlib
 from collections.abc import Iterator, Mapping
 
-__all__ = ["BACKENDS", "fit"]
+__all__ = ["BACKENDS", "Refused", "check_settings", "fit"]
 
 # name -> (module with the function of the same name and `refuses`, kind, part of a default comparison)
 TABLE = {
@@ -49,36 +49,64 @@ class Refused(ValueError):
     """A back end cannot serve this model and data; the message says why."""
 
 
-def fit(model, backend: str = "gibbs", x=None, seed: int = 0, **settings):
+def check_settings(backend: str, settings: dict) -> None:
+    """ValueError with one sentence for a setting that `backend` does not have, of the wrong type or out of range."""
+    import inspect
+
+    from zoo import nearest
+
+    parameters = inspect.signature(BACKENDS[backend].run).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    del defaults["progress"]
+    for name, value in settings.items():
+        if name not in defaults:
+            raise ValueError(f"{backend} has no setting {name!r}: {nearest(name, defaults)}")
+        wanted = _unlike(name, value, defaults[name])
+        if wanted:
+            raise ValueError(f"{backend}: {name} should be {wanted}, got {value!r}")
+
+
+def _unlike(name, value, default) -> str | None:
+    """What a setting should be, where `value` is not that."""
+    import math
+
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(default, float):
+        if name == "target_accept":
+            return None if number and 0 < value < 1 else "a number between 0 and 1"
+        if name == "floor":
+            return None if number and value >= 0 else "a number, 0 or more"
+        return None if number and value > 0 else "a number above 0"
+    if value is None and default is None:
+        return None
+    least = 0 if name in ("num_warmup", "num_resampled") else 1
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return None if whole else f"a whole number, {least} or more"
+
+
+def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, **settings):
     """One posterior by one back end: Draws, PointMass or Exact (`inference.results`).
 
-    `x` defaults to the model's own data. Back ends and models get independent keys from one seed. Raises Refused
-    when the back end cannot serve the model, ValueError for bad data or settings, before anything compiles.
+    `x` defaults to the model's own data. Every back end has a key of its own from the one seed.
+    progress(steps_done, steps_total) is called as it runs. Raises Refused when the back end cannot serve the model,
+    ValueError for bad data or settings, before anything compiles.
     """
-    import inspect
     import zlib
 
     import jax
 
-    from zoo import nearest
-
     entry = BACKENDS[backend]
     x = model.check(_data_of(model) if x is None else x)
-    accepted = [
-        name for name, p in inspect.signature(entry.run).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
-    for name, value in settings.items():
-        if name not in accepted:
-            raise ValueError(f"{backend} has no setting {name!r}: {nearest(name, accepted)}")
-        if name.startswith("num_") and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-            raise ValueError(f"{backend}: {name} should be a whole number, 0 or more, got {value!r}")
-        if name in ("num_chains", "num_draws", "num_particles", "num_restarts") and value < 1:
-            raise ValueError(f"{backend}: {name} should be at least 1, got {value}")
+    check_settings(backend, settings)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed should be a whole number from 0 to 2**63 - 1, got {seed!r}")
     reason = entry.refuses(model, x)
     if reason:
         raise Refused(f"{backend} refuses {model.name}: {reason}")
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(backend.encode()))
-    return entry.run(model, x, key, **settings)
+    return entry.run(model, x, key, progress=progress, **settings)
 
 
 def _data_of(model):

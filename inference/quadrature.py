@@ -18,7 +18,8 @@ from jax.experimental import enable_x64
 from jax.flatten_util import ravel_pytree
 from scipy.special import logsumexp
 
-from inference import enumeration, loop
+from inference import loop
+from inference.declared import constant, look_at
 from inference.results import Cost, Exact
 from zoo import introspect
 from zoo.mixture import permutations
@@ -70,7 +71,7 @@ def _not_locations(model) -> str | None:
     sentence = "quadrature serves unknown component locations with known weights and scales"
     if set(model.observation_shapes) != {"z", "x"} or len(model.param_shapes) != 1:
         return sentence
-    seen = enumeration.look_at(model)
+    seen = look_at(model)
     if isinstance(seen, str):
         return seen
     (name, (family, arguments)), *_ = seen.prior.items()
@@ -78,7 +79,7 @@ def _not_locations(model) -> str | None:
         return f"{sentence}, Normal or StudentT a priori: {name} is {family or 'of an unknown distribution'}"
     others = [value for key, value in seen.component[1].items() if key != "loc"]
     location = seen.component[1].get("loc")
-    known = all(enumeration.constant(value) for value in [seen.log_weights, *others, *arguments.values()])
+    known = all(constant(value) for value in [seen.log_weights, *others, *arguments.values()])
     if location is None or not known or location.size != seen.params[name].size:
         return sentence
     return None if np.allclose(location.ravel(), seen.params[name].ravel(), rtol=1e-9, atol=0) else sentence

@@ -25,12 +25,27 @@ def load(spec: str, **constants):
     if isinstance(found, Mixture):
         if constants:
             raise ValueError(f"{spec} is a Mixture, not a builder: --set has no constants to change")
-        return found
+        return _described(found, spec)
     if not callable(found):
         raise ValueError(f"{spec} is a {type(found).__name__}; it should be a Mixture or a function that returns one")
     model = found(**constants)
     if not isinstance(model, Mixture):
         raise ValueError(f"{spec} returned a {type(model).__name__}; it should return a Mixture")
+    return _described(model, spec)
+
+
+def _described(model, spec):
+    """The model, once its two functions were traced: a stranger's mistake in them is told here, in one sentence."""
+    for part, look in (("prior", lambda: model.param_shapes), ("observation", lambda: model.observation_shapes)):
+        try:
+            look()
+        except Exception as error:
+            text = str(error).strip().splitlines()
+            says = f"{type(error).__name__}: {text[0] if text else ''}"
+            raise ValueError(f"{spec}: the {part} function cannot be traced: {says}") from None
+    if "z" not in model.observation_shapes:
+        sites = ", ".join(model.observation_shapes) or "none"
+        raise ValueError(f"{spec}: the observation function needs a site 'z' for the assignment; its sites are {sites}")
     return model
 
 

@@ -1,5 +1,6 @@
 """The stored reference values: complete, on their own feet, and given out only where they belong."""
 
+import dataclasses
 import json
 from importlib import resources
 
@@ -8,8 +9,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 from diagnostics.truth import stored, stored_reference, tolerance
+from inference import fit
 from zoo import gaussian
-from zoo.models.bento import bento
+from zoo.models.bento import bento, bento_425, bento_full
 from zoo.models.coffee import coffee
 from zoo.models.three_gaussians import three_gaussians
 
@@ -110,4 +112,19 @@ def test_a_variant_other_data_or_another_model_gets_no_stored_posterior():
     assert stored_reference(three_gaussians(prior_sd=5.0), model.data.x) is None
     assert stored_reference(model, model.data.x[:-1]) is None
     assert stored_reference(model, model.data.x + 1e-9) is None
-    assert stored_reference(bento(), bento().data.x) is None
+    assert stored_reference(bento_full(), bento_full().data.x) is None
+    impostor = dataclasses.replace(bento(), title="another model of the same name")
+    assert stored_reference(impostor, bento().data.x) is None
+
+
+@pytest.mark.parametrize("model", [bento(), bento_425(), coffee()])
+def test_stored_sorted_means_are_those_of_quadrature(model):
+    reference = stored_reference(model, model.data.x)
+    exact = fit(model, "quadrature")
+    assert abs(reference.log_evidence - exact.log_evidence) <= reference.log_evidence_se + 1e-8
+    ordered = np.sort(exact.nodes["means"], axis=1)
+    means = np.exp(exact.log_weights) @ ordered
+    sds = np.sqrt(np.exp(exact.log_weights) @ (ordered - means) ** 2)
+    for k in range(model.num_components):
+        mean, sd, error = reference.values[f"sorted_means[{k}]"]
+        assert abs(means[k] - mean) < 2 * error and abs(sds[k] - sd) < 2 * error

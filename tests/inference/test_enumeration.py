@@ -18,8 +18,10 @@ from scipy.special import gammaln, logsumexp
 
 import inference
 from diagnostics.truth import stored, tolerance
+from inference import closed_forms
 from inference import enumeration as exact
-from inference.enumeration import Component, enumeration, log_joint_of_assignments, refuses
+from inference.declared import Component, declared
+from inference.enumeration import enumeration, log_joint_of_assignments, refuses
 from zoo.dataset import Dataset
 from zoo.mixture import Mixture
 from zoo.models.bento import bento, bento_425, bento_full, bento_known
@@ -121,7 +123,9 @@ def test_the_modes_of_bento_and_the_densities_there_are_the_stored_ones():
     record, model = BENTO["bento.modes"], bento()
     heavy = model.data.x > 425
     posterior = [
-        exact.normal_posterior(*exact.sufficient(model.data.x[own])[:2], prior_mean=400.0, prior_sd=50.0, variance=4.0)
+        closed_forms.normal_posterior(
+            *closed_forms.sufficient(model.data.x[own])[:2], prior_mean=400.0, prior_sd=50.0, variance=4.0
+        )
         for own in (~heavy, heavy)
     ]
     (light_mean, light_sd), (heavy_mean, heavy_sd) = posterior
@@ -157,7 +161,7 @@ def sorted_moments(model, scale):
     p = np.exp(log_posterior(model))
     count = np.stack([(z == k).sum(1) for k in (0, 1)])
     mean = np.stack([(z == k) @ x for k in (0, 1)]) / np.maximum(count, 1)
-    (a, b), (s, t) = exact.normal_posterior(count, mean, prior_mean=400.0, prior_sd=50.0, variance=scale**2)
+    (a, b), (s, t) = closed_forms.normal_posterior(count, mean, prior_mean=400.0, prior_sd=50.0, variance=scale**2)
     spread = np.hypot(s, t)
     alpha = (a - b) / spread
     larger = lambda a, s, b, t: (
@@ -244,13 +248,13 @@ def test_normal_means_with_known_scale_have_the_stored_closed_forms(name):
     record = CONJUGATE[name]
     inputs = record["inputs"]
     known = dict(prior_sd=inputs["s0"], variance=inputs["sigma"] ** 2)
-    count, mean, squares = exact.sufficient(inputs["x"])
-    post_mean, post_sd = exact.normal_posterior(count, mean, prior_mean=inputs["m0"], **known)
+    count, mean, squares = closed_forms.sufficient(inputs["x"])
+    post_mean, post_sd = closed_forms.normal_posterior(count, mean, prior_mean=inputs["m0"], **known)
     found = {
-        "log_marginal": exact.normal_log_marginal(count, mean, squares, prior_mean=inputs["m0"], **known),
+        "log_marginal": closed_forms.normal_log_marginal(count, mean, squares, prior_mean=inputs["m0"], **known),
         "post_mean": post_mean,
         "post_sd": post_sd,
-        "pred_sd": exact.normal_predictive_sd(count, **known),
+        "pred_sd": closed_forms.normal_predictive_sd(count, **known),
     }
     assert_allclose([found[k] for k in record["value"]], list(record["value"].values()), **tolerance(record))
 
@@ -259,12 +263,14 @@ def test_normal_means_with_known_scale_have_the_stored_closed_forms(name):
 def test_dirichlet_multinomial_counts_have_the_stored_closed_forms(name):
     record = CONJUGATE[name]
     counts, concentration = record["inputs"]["counts"], record["inputs"]["alpha"]
-    sequence = exact.dirichlet_multinomial_log_marginal(counts, concentration)
+    sequence = closed_forms.dirichlet_multinomial_log_marginal(counts, concentration)
     value = record["value"]
     assert_allclose(sequence, value["log_p_sequence"], **tolerance(record))
-    found = sequence + exact.log_multinomial_coefficient(counts)
+    found = sequence + closed_forms.log_multinomial_coefficient(counts)
     assert_allclose(found, value["log_p_counts"], **tolerance(record))
-    assert_allclose(exact.dirichlet_posterior_mean(counts, concentration), value["post_mean"], **tolerance(record))
+    assert_allclose(
+        closed_forms.dirichlet_posterior_mean(counts, concentration), value["post_mean"], **tolerance(record)
+    )
 
 
 def test_an_unknown_variance_with_known_mean_has_its_closed_form():
@@ -280,7 +286,9 @@ def test_an_unknown_variance_with_known_mean_has_its_closed_form():
         - (a + n / 2) * np.log(b + squares / 2)
         - n / 2 * np.log(2 * np.pi)
     )
-    found, error = exact.unknown_variance_log_marginal(*np.transpose([exact.sufficient(s) for s in samples]), component)
+    found, error = closed_forms.unknown_variance_log_marginal(
+        *np.transpose([closed_forms.sufficient(s) for s in samples]), component
+    )
     assert_allclose(found, closed, rtol=1e-10, atol=1e-10)
     assert error < 1e-10 + 1e-13 * np.abs(closed).max()
 
@@ -290,8 +298,8 @@ def test_an_unknown_variance_with_known_mean_has_its_closed_form():
 )
 def test_unknown_mean_and_variance_agree_with_adaptive_quadrature(values):
     component = Component(mean=400.0, sd=50.0, variance=None, shape=3.0, scale=8.0)
-    n, mean, squares = exact.sufficient(values)
-    found, _ = exact.unknown_variance_log_marginal(n, mean, squares, component)
+    n, mean, squares = closed_forms.sufficient(values)
+    found, _ = closed_forms.unknown_variance_log_marginal(n, mean, squares, component)
 
     def density(u):  # the joint normal density of the values, not our decomposition
         covariance = np.exp(u) * np.eye(n) + 50.0**2
@@ -312,7 +320,7 @@ def test_statistics_of_subsets_do_not_cancel_far_from_zero():
     count, mean, squares = exact._subsets(x)
     for subset in range(1, 64):
         own = x[[bool(subset >> n & 1) for n in range(6)]]
-        n, m, s = exact.sufficient(own)
+        n, m, s = closed_forms.sufficient(own)
         assert count[subset] == n
         assert_allclose([mean[subset], squares[subset]], [m, s], rtol=1e-10, atol=1e-10)
 
@@ -320,9 +328,9 @@ def test_statistics_of_subsets_do_not_cancel_far_from_zero():
 def test_rounding_of_statistics_moves_no_evidence():
     model = bento_full()
     x = model.data.x[:9] + np.sqrt(2) * np.arange(9)
-    table, _ = exact.subset_table(exact.declared(model), x)
+    table, _ = exact.subset_table(declared(model), x)
     shuffled = np.array([3, 1, 4, 0, 5, 8, 2, 6, 7])
-    again, _ = exact.subset_table(exact.declared(model), x[shuffled])
+    again, _ = exact.subset_table(declared(model), x[shuffled])
     moved = sum(((np.arange(512) >> i) & 1) << n for i, n in enumerate(shuffled))  # bit i of one is bit n of the other
     assert_allclose(again, table[:, moved], rtol=1e-11, atol=1e-11)
 
@@ -431,7 +439,7 @@ def assert_probability(hits, p):
 def test_draws_of_means_and_assignments_have_the_exact_moments(model):
     result = fitted(model, 20_000)
     means, z = result.draws.params["means"].reshape(-1, 2), result.draws.assignments.reshape(-1, 20)
-    moments = sorted_moments(model, exact.declared(model).components[0].variance ** 0.5)
+    moments = sorted_moments(model, declared(model).components[0].variance ** 0.5)
     assert_mean(means[:, 0], moments["mu0_mean"])
     assert_mean((means[:, 0] - moments["mu0_mean"]) ** 2, moments["mu0_sd"] ** 2)
     assert_mean(means.min(1), moments["lo_mean"])
@@ -477,7 +485,7 @@ def test_nodes_have_the_moments_of_the_closed_forms():
     for k, centre in enumerate((80.0, 120.0, 160.0)):
         own = z == k
         count = own.sum(1)
-        mean, sd = exact.normal_posterior(
+        mean, sd = closed_forms.normal_posterior(
             count, own @ x / np.maximum(count, 1), prior_mean=centre, prior_sd=20.0, variance=25.0
         )
         node = result.nodes["means"][:, k]
@@ -524,9 +532,9 @@ def single():
 def test_one_component_has_the_closed_form_at_any_number_of_observations():
     x = np.random.default_rng(4).normal(2.0, 1.5, 1000)
     result = enumeration(single(), x, KEY, num_draws=4000)
-    closed = exact.normal_log_marginal(*exact.sufficient(x), prior_mean=3.0, prior_sd=2.0, variance=2.25)
+    closed = closed_forms.normal_log_marginal(*closed_forms.sufficient(x), prior_mean=3.0, prior_sd=2.0, variance=2.25)
     assert_allclose(result.log_evidence, closed, rtol=1e-13)
-    mean, sd = exact.normal_posterior(1000, x.mean(), prior_mean=3.0, prior_sd=2.0, variance=2.25)
+    mean, sd = closed_forms.normal_posterior(1000, x.mean(), prior_mean=3.0, prior_sd=2.0, variance=2.25)
     assert_mean(result.draws.params["means"].ravel(), mean)
     assert_allclose(mean_and_sd(result, result.nodes["means"][:, 0]), [mean, sd], rtol=1e-9)
 
@@ -633,7 +641,7 @@ def test_covariates_are_refused():
 
 def test_the_exact_back_ends_import_nothing_of_conjugacy():
     folder = pathlib.Path(inference.__file__).parent
-    for name in ("enumeration", "quadrature", "loop", "results"):
+    for name in ("enumeration", "quadrature", "closed_forms", "declared", "loop", "results"):
         for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]

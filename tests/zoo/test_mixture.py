@@ -155,6 +155,23 @@ def test_a_model_is_loaded_from_a_strangers_file(tmp_path):
         load("nowhere.py:model")
 
 
+def test_a_strangers_mistake_inside_the_model_is_told_in_a_sentence(tmp_path):
+    file = tmp_path / "faulty.py"
+    file.write_text(
+        "from genjax import categorical, gen, normal\nimport numpy as np\nfrom zoo import Mixture\n"
+        "@gen\ndef prior():\n    m = normal(np.zeros(2), 1.0) @ 'm'\n    return {'m': m}\n"
+        "@gen\ndef observation(params):\n    z = categorical(probs=np.ones(2) / 2) @ 'z'\n"
+        "    return normal(params['nope'][z], 1.0) @ 'x'\n"
+        "@gen\ndef no_z(params):\n    return normal(params['m'][0], 1.0) @ 'x'\n"
+        "make = lambda o: Mixture(name='f', num_components=2, exchangeable=True, prior=prior, observation=o)\n"
+        "bad, lacking = make(observation), make(no_z)\n"
+    )
+    with pytest.raises(ValueError, match="the observation function cannot be traced: KeyError: 'nope'"):
+        load(f"{file}:bad")
+    with pytest.raises(ValueError, match="needs a site 'z'"):
+        load(f"{file}:lacking")
+
+
 def test_float32_works_and_keeps_its_dtype():
     model = MODELS["three_gaussians"]
     params, _, x = jax.tree.map(
