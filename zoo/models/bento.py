@@ -37,7 +37,7 @@ BENTOS = Dataset(
     units="g",
     source=SOURCE,
     licence="factual table",
-    sha256="",
+    sha256="c4087056ef2cd2efc030ba493960c27673c62f20503f1e8e4847f34b7f81c70a",
 )
 BENTOS_425 = Dataset(
     name="bento_425",
@@ -46,7 +46,7 @@ BENTOS_425 = Dataset(
     units="g",
     source=f"{SOURCE}, with one more bento of 425 g",
     licence="factual table",
-    sha256="",
+    sha256="cf16b214b56bb1f867ff117168c5300547c25a59207c6e1634302a9e3e4c7138",
     variant="with one bento of 425 g",
 )
 

@@ -36,7 +36,7 @@ CUPS = Dataset(
     units="mg per cup",
     source=SOURCE,
     licence="factual table",
-    sha256="",
+    sha256="7c00a70873f519fbdf8740b323ab327b567121144bffc087e89f1ee02fae010e",
 )
 
 
