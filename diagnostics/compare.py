@@ -9,52 +9,22 @@ of independent exact draws.
 import dataclasses
 import inspect
 import json
-import math
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 import inference
 from diagnostics import verdicts
 from diagnostics.functionals import log_likelihoods
-from diagnostics.summaries import FEW, ROUNDING, Summary, summarise
-from diagnostics.to_arviz import az, to_arviz, versions, write
+from diagnostics.reference import Reference, choose
+from diagnostics.rows import COLUMNS, finite, rows_of, stuck
+from diagnostics.summaries import Summary, summarise
+from diagnostics.to_arviz import to_arviz, versions, write
 from zoo import nearest
 from zoo.dataset import Dataset, checksum
 
 SCHEMA = 1
-COLUMNS = (
-    "backend", "functional", "mean", "sd", "mcse", "ess_bulk", "ess_tail", "rhat", "ess_per_second",
-    "reference_mean", "reference_sd", "reference_error", "z", "z_sd",
-)  # fmt: skip
-FLAT = 1e-6  # probabilities and entropies that vary less are called constant
-
-
-class Value(NamedTuple):
-    """What the reference says of one functional."""
-
-    mean: float
-    sd: float
-    error: float | None  # standard error of the mean, Monte Carlo or numerical; None: not known
-    variance_error: float | None = None  # of the variance; None: sqrt(2) sd error, as for normal draws
-    square_sd: float | None = None  # of (f - mean)^2 under the reference; None: not known
-
-
-class Reference(NamedTuple):
-    """What the others are held against, and how well it is known itself."""
-
-    kind: str  # "exact", "stored", "long run" or "none"
-    source: str  # a back end of this run, or where the stored values come from
-    values: dict[str, Value]
-    log_evidence: float | None = None
-    log_evidence_se: float | None = None
-    labellings: dict[tuple[int, ...], float] = {}
-
-    @property
-    def label(self) -> str:
-        """A few words for it in a sentence."""
-        return "the stored reference" if self.kind == "stored" else self.source
 
 
 @dataclasses.dataclass(eq=False)
@@ -74,6 +44,10 @@ class Comparison:
     functionals: dict[str, dict[str, np.ndarray]]  # back end -> functional -> (C, S)
     labellings: dict[str, dict[tuple[int, ...], float]]  # back end or "reference" -> labelling -> posterior mass
     interrupted: bool = False
+    # chain back end -> labelling -> share of the draws in that order, and its MCSE (None where it does not vary)
+    labelling_shares: dict[str, dict[tuple[int, ...], tuple[float, float | None]]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def to_dict(self) -> dict:
         """Everything but draws, in strict JSON's types: None instead of NaN and infinities."""
@@ -97,6 +71,13 @@ class Comparison:
                 "labellings": {
                     name: {str(labelling): mass for labelling, mass in masses.items()}
                     for name, masses in self.labellings.items()
+                },
+                **{
+                    key: {
+                        name: {str(labelling): each[i] for labelling, each in shares.items()}
+                        for name, shares in self.labelling_shares.items()
+                    }
+                    for i, key in enumerate(("labelling_shares", "labelling_share_errors"))
                 },
             }
         )
@@ -169,8 +150,8 @@ def compare(model, backends=None, x=None, seed=0, settings=None, reference=None,
         except Exception as error:  # a result that cannot be read is a failure of its back end, not of the others
             entries[name] |= {"status": "failed", "reason": _sentence(error), "usable": False}
             del results[name]
-    chosen = _reference(reference, results, summaries, entries, model, x)
-    rows = [row for name in summaries for row in _rows(name, summaries[name], results[name], chosen)]
+    chosen = choose(reference, results, summaries, entries, model, x)
+    rows = [row for name in summaries for row in rows_of(name, summaries[name], results[name], chosen)]
     labellings = {name: s.labellings for name, s in summaries.items() if s.labellings}
     if chosen.labellings and labellings:
         labellings["reference"] = dict(chosen.labellings)
@@ -188,6 +169,7 @@ def compare(model, backends=None, x=None, seed=0, settings=None, reference=None,
         functionals={name: s.values for name, s in summaries.items()},
         labellings=labellings,
         interrupted=interrupted,
+        labelling_shares={name: s.shares for name, s in summaries.items() if s.shares},
     )
     _judge(comparison, summaries)
     return comparison
@@ -201,12 +183,9 @@ def plan(names, settings) -> dict[str, dict]:
     settings = dict(settings or {})
     taken = {name: accepted(name) for name in names}
     own = {key: value for key, value in settings.items() if isinstance(value, dict)}
-    for key, value in own.items():
+    for key in own:
         if key not in names:
             raise ValueError(f"settings for {key!r}, which is not a back end that runs: {nearest(key, names)}")
-        for option in value:
-            if option not in taken[key]:
-                raise ValueError(f"{key} has no setting {option!r}: {nearest(option, taken[key])}")
     common = {key: value for key, value in settings.items() if key not in own}
     every = list(dict.fromkeys(option for options in taken.values() for option in options))
     for option in common:
@@ -214,8 +193,8 @@ def plan(names, settings) -> dict[str, dict]:
             raise ValueError(f"no back end that runs has a setting {option!r}: {nearest(option, every)}")
     plans = {name: {k: v for k, v in common.items() if k in taken[name]} | own.get(name, {}) for name in names}
     for name, options in plans.items():
-        for option, value in options.items():
-            _check_count(name, option, value)
+        if options and taken[name]:  # what cannot be imported has none, and its run will say so
+            inference.check_settings(name, options)
     return plans
 
 
@@ -232,16 +211,6 @@ def full_settings(name: str, given: dict) -> dict:
     parameters = inspect.signature(inference.BACKENDS[name].run).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     return {key: given.get(key, value) for key, value in defaults.items() if key != "progress"}
-
-
-def _check_count(name, option, value):
-    if not option.startswith("num_"):
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name}: {option} should be a whole number, got {value!r}")
-    least = 0 if option == "num_warmup" else 1
-    if value < least:
-        raise ValueError(f"{name}: {option} should be at least {least}, got {value}")
 
 
 def _names(backends) -> list[str]:
@@ -323,161 +292,6 @@ def _sentence(error) -> str:
     return text if len(text) <= 300 else text[:299] + "…"
 
 
-# -- the reference ------------------------------------------------------------------------------------------------
-
-
-def _reference(wanted, results, summaries, entries, model, x) -> Reference:
-    evidence = _best_evidence(entries)
-    if isinstance(wanted, str) and wanted != "none":
-        if wanted not in summaries:
-            return Reference("none", f"{wanted} gave no result", {}, *evidence)
-        kind = "exact" if entries[wanted]["kind"] == "exact" else "long run"
-        return _reference_of(wanted, kind, results, summaries, evidence)
-    if wanted is not None and wanted != "none":
-        return _adopt(wanted, evidence)
-    if wanted is None:
-        for name in ("quadrature", "enumeration", *summaries):
-            if name in summaries and entries[name]["kind"] == "exact":
-                return _reference_of(name, "exact", results, summaries, evidence)
-        stored = _stored(model, x)
-        if stored is not None:
-            return _adopt(stored, evidence)
-    return Reference("none", "no reference", {}, *evidence)
-
-
-def _reference_of(name, kind, results, summaries, evidence) -> Reference:
-    summary = summaries[name]
-    values = {f: _value(v, summary) for f, v in summary.values.items() if np.isfinite(v).all()}
-    for other, s in summaries.items():  # nodes have no assignments; independent exact draws of this run may
-        if summary.kind == "nodes" and s.kind == "independent" and "occupied" in s.values and "occupied" not in values:
-            values["occupied"] = _value(s.values["occupied"], summaries[other])
-    if summary.occupied is not None:
-        mean, second = summary.occupied
-        sd = math.sqrt(max(second - mean**2, 0.0))
-        values["occupied"] = Value(mean, sd, ROUNDING * mean, ROUNDING * mean)
-    together = getattr(results[name], "co_clustering", None)
-    if together is not None:
-        together = np.asarray(together)
-        for f in [f for f in values if f.startswith("co_clustering[")]:
-            i, j = map(int, f[len("co_clustering[") : -1].split(","))
-            values[f] = values[f]._replace(mean=float(together[i, j]), error=ROUNDING)
-    return Reference(kind, name, values, evidence[0], evidence[1], summary.labellings)
-
-
-def _value(f, summary) -> Value:
-    mean, error, num = summary.estimate(f)
-    variance, variance_error, num_variance = summary.estimate((f - mean) ** 2)
-    return Value(
-        mean,
-        _sd(variance, f),
-        _finite(error) if num >= FEW else None,
-        _finite(variance_error) if num_variance >= FEW else math.nan,
-        math.sqrt(max(summary.estimate(((f - mean) ** 2 - variance) ** 2)[0], 0.0)),
-    )
-
-
-def _sd(variance, f) -> float:
-    return math.sqrt(max(variance, 0.0)) if np.ptp(f) > 0 else 0.0
-
-
-def _adopt(stored, evidence) -> Reference:
-    """A stored or user's reference: values name -> (mean, sd, error)."""
-    values = {name: Value(*value) for name, value in stored.values.items()}
-    log_evidence, se = (stored.log_evidence, stored.log_evidence_se) if stored.log_evidence is not None else evidence
-    return Reference(stored.kind, stored.source, values, log_evidence, se, dict(getattr(stored, "labellings", {})))
-
-
-def _stored(model, x):
-    try:
-        from diagnostics.truth import stored_reference
-    except ImportError:
-        return None
-    return stored_reference(model, x)
-
-
-def _best_evidence(entries):
-    """Log evidence and its error: enumeration's, else another exact back end's. Exact ones that differ are told so."""
-    exact = [n for n, e in entries.items() if e["kind"] == "exact" and e["log_evidence"] is not None]
-    exact.sort(key=lambda name: name != "enumeration")
-    if not exact:
-        return None, None
-    first = (entries[exact[0]]["log_evidence"], entries[exact[0]]["log_evidence_se"])
-    for name in exact[1:]:
-        other = (entries[name]["log_evidence"], entries[name]["log_evidence_se"] or 0.0)
-        if verdicts.evidence_agrees(other, first) is False:
-            text = f"log evidence {first[0]:.10g} by {exact[0]} and {other[0]:.10g} by {name} differ"
-            for each in (exact[0], name):
-                entries[each]["warnings"].append(text)
-    return first
-
-
-# -- rows ---------------------------------------------------------------------------------------------------------
-
-
-def _rows(name, summary, result, reference) -> list[dict]:
-    return [_row(name, f, v, summary, result.cost.run_seconds, reference) for f, v in summary.values.items()]
-
-
-def _row(name, functional, f, summary, seconds, reference) -> dict:
-    row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"backend": name, "functional": functional}
-    value = reference.values.get(functional)
-    if value is not None:
-        row |= {"reference_mean": value.mean, "reference_sd": value.sd, "reference_error": value.error}
-    if not np.isfinite(f).all():
-        return row
-    row["mean"], error, num = summary.estimate(f)
-    if summary.kind == "point":
-        return row
-    row["sd"] = _sd(summary.estimate((f - row["mean"]) ** 2)[0], f)
-    if constant(functional, f) or (summary.kind == "weighted" and summary.weight_ess < verdicts.FEW_ESS):
-        return row
-    row["mcse"] = _finite(error)
-    row |= _effective(f, summary)
-    if row["ess_bulk"] is not None and seconds > 0 and summary.kind in ("chains", "weighted"):
-        row["ess_per_second"] = row["ess_bulk"] / seconds
-    if value is None or row["mcse"] is None or reference.source == name:
-        return row
-    if num >= FEW and value.error is not None:
-        row["z"] = _z(row["mean"] - value.mean, row["mcse"], value.error)
-        squares = (f - value.mean) ** 2
-        second, second_error, num = summary.estimate(squares)
-        if summary.kind == "chains" and value.square_sd is not None:
-            # draws that miss a long tail understate their own error: it is at least that under the reference
-            second_error = max(second_error, value.square_sd / math.sqrt(float(az.ess(squares))))
-        spread = value.variance_error if value.variance_error is not None else math.sqrt(2) * value.sd * value.error
-        if num >= FEW and value.sd > 0:
-            row["z_sd"] = _z(second - value.sd**2, second_error, spread)
-    return row
-
-
-def constant(functional: str, f) -> bool:
-    """Whether all draws are equal: to rounding, or to 1e-6 for probabilities, entropies and counts."""
-    flat = FLAT if functional.startswith(("co_clustering", "entropy", "occupied")) else 0.0
-    return float(np.ptp(f)) <= max(flat, ROUNDING * (1 + abs(float(np.mean(f)))))
-
-
-def _effective(f, summary) -> dict:
-    """ESS and R-hat: ArviZ's for chains, the weights' for weighted draws, none for independent draws."""
-    if summary.kind == "weighted":
-        return {"ess_bulk": summary.weight_ess}
-    if summary.kind != "chains" or f.shape[1] < 4:
-        return {}
-    with np.errstate(divide="ignore", invalid="ignore"):  # chains that never move: R-hat is infinite, which is null
-        found = {"ess_bulk": _finite(az.ess(f)), "ess_tail": _finite(az.ess(f, method="tail"))}
-        if f.shape[0] > 1:
-            found["rhat"] = _finite(az.rhat(f))
-    return found
-
-
-def _z(difference, *errors):
-    se = math.sqrt(sum(e**2 for e in errors))
-    return _finite(difference / se) if se > 0 else None
-
-
-def _finite(value):
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
 # -- verdicts -----------------------------------------------------------------------------------------------------
 
 
@@ -487,37 +301,31 @@ def _judge(comparison: Comparison, summaries):
     for name, summary in summaries.items():
         entry, result = comparison.backends[name], comparison.results[name]
         rows = [row for row in comparison.rows if row["backend"] == name]
-        broken = [row["functional"] for row in rows if row["mean"] is None]
+        broken = verdicts.not_finite(rows)
         if broken:
             entry["warnings"].append(f"not finite in some draws: {', '.join(broken[:4])}")
         if summary.kind == "point":
             entry["usable"] = bool(np.asarray(result.admissible).any())
             entry["verdict"] = _point_verdict(comparison, summaries, name)
         elif reference.source == name:
-            entry["usable"], entry["verdict"] = True, _is_reference(entry, reference)
+            entry["usable"], entry["verdict"] = not broken, _is_reference(entry, reference)
         elif summary.kind == "weighted":
             if summary.weight_ess < verdicts.FEW_ESS:  # its standard error means nothing either: no estimate
                 entry["log_evidence"] = entry["log_evidence_se"] = None
             evidence = (entry["log_evidence"], entry["log_evidence_se"])
             known = (reference.log_evidence, reference.log_evidence_se)
             figures = (summary.weight_ess, summary.pareto_k)
-            entry["usable"] = verdicts.usable(*figures)
+            entry["usable"] = verdicts.usable(*figures) and not broken
             size = np.size(result.log_weights)
             entry["verdict"] = verdicts.of_weights(rows, reference.label, size, *figures, evidence, known)
         else:
-            entry["usable"] = True
-            size = next(iter(summary.values.values())).size
+            entry["usable"] = not broken
+            shape = next(iter(summary.values.values())).shape
             if summary.kind == "chains":
-                stuck = tuple(f for f, v in summary.values.items() if _stuck(f, v))
-                entry["verdict"] = verdicts.of_chains(rows, reference.label, size, stuck)
+                entry["verdict"] = verdicts.of_chains(rows, reference.label, shape, stuck(summary.values))
             else:
                 start = "exact" if entry["kind"] == "exact" else "independent draws"
-                entry["verdict"] = f"{start}; {verdicts.agreement(rows, reference.label, size)}"
-
-
-def _stuck(functional, f) -> bool:
-    """Whether every chain keeps one value, and not all the same."""
-    return len(f) > 1 and not constant(functional, f) and all(constant(functional, chain) for chain in f)
+                entry["verdict"] = f"{start}; {verdicts.agreement(rows, reference.label, shape[0] * shape[1])}"
 
 
 def _is_reference(entry, reference) -> str:
@@ -542,13 +350,42 @@ def _point_verdict(comparison, summaries, name) -> str:
         f = summary.values["log_density"] if result.prior else _likelihoods(comparison.results[other], model, x)
         if np.isfinite(f).any():
             known.append((float(np.max(f[np.isfinite(f)])), f"a draw of {other}"))
+    params = {name: np.asarray(leaf)[best][None, None] for name, leaf in result.params.items()}
     return verdicts.of_point(
         value,
+        float(log_likelihoods(model, params, x)[0, 0]),
         max(known, default=None),
+        None if result.prior else _stored_likelihood(model, x),
         map_estimate=bool(result.prior),
         admissible=bool(admissible.any()),
         restarts=(int(same.sum()), len(densities)),
+        causes=_causes(result),
     )
+
+
+def _causes(result) -> tuple[str, ...]:
+    """How the restarts that are not admissible ended, as the back end counts them."""
+    said = " ".join(result.warnings)
+    known = (
+        ("restarts ended with a scale below", "in a singularity below the scale floor"),
+        ("restarts ended with an empty component", "with an empty component"),
+        ("restarts stopped at a point that is not stationary", "without converging"),
+    )
+    found = [ended for counted, ended in known if counted in said]
+    if not found and not np.asarray(result.converged).any():
+        found = ["without converging"]
+    return tuple(found)
+
+
+def _stored_likelihood(model, x) -> float | None:
+    """The largest likelihood with every scale above the floor, where it is known: it does not depend on the prior."""
+    from diagnostics.truth import stored
+
+    if model.name.partition("[")[0] != "three_gaussians":
+        return None
+    records = stored("three_gaussians_em")
+    same = checksum(x) == records["blog.data"]["value"]["sha256_little_endian_float64"]
+    return records["blog.mle_K3"]["value"]["loglik"] if same else None
 
 
 def _likelihoods(result, model, x):
@@ -572,5 +409,5 @@ def _plain(value):
     if isinstance(value, int | np.integer):
         return int(value)
     if isinstance(value, float | np.floating):
-        return _finite(float(value))
+        return finite(float(value))
     return value if value is None else str(value)

@@ -123,14 +123,31 @@ def labelling_masses(model, params, x) -> dict[tuple[int, ...], np.ndarray]:
     posterior mass of a labelling is the average over draws (STATISTICS, labelling masses). Empty for exchangeable
     models (every labelling has mass 1/K!), more than five components, or where there is nothing to relabel or sort by.
     """
-    K = model.num_components
-    if model.exchangeable or not 1 < K <= MAX_LABELLED or not params:
+    if not _has_labellings(model, params):
         return {}
-    if _sort_leaf(model) is None or not model.relabels:
+    every = permutations(model.num_components)
+    shape = np.shape(next(iter(params.values())))[:2]
+    masses = in_blocks(_labelling_program(model), params, shape, model, x, cost=len(every))
+    return {tuple(map(int, s)): masses[..., i] for i, s in enumerate(every)}
+
+
+def visited_labellings(model, params, x) -> dict[tuple[int, ...], np.ndarray]:
+    """Whether each draw itself is in a labelling, 0 or 1: tuple -> (C, S), summing to 1, where there are masses.
+
+    Masses are given each draw up to its labels, so a sampler that never switches labels has them right all the same.
+    """
+    if not _has_labellings(model, params):
         return {}
     shape = np.shape(next(iter(params.values())))[:2]
-    masses = in_blocks(_labelling_program(model), params, shape, model, x, cost=len(permutations(K)))
-    return {tuple(map(int, s)): masses[..., i] for i, s in enumerate(permutations(K))}
+    order = in_blocks(_order_program(model), params, shape, model, x)
+    every = permutations(model.num_components)
+    return {tuple(map(int, s)): (order == s).all(axis=-1).astype(float) for s in every}
+
+
+def _has_labellings(model, params) -> bool:
+    if model.exchangeable or not 1 < model.num_components <= MAX_LABELLED or not params:
+        return False
+    return bool(_sort_leaf(model) is not None and model.relabels)
 
 
 # -- what applies to a model --------------------------------------------------------------------------------------
@@ -307,6 +324,14 @@ def _labelling_program(model):
         return jnp.zeros(len(every)).at[key].add(jax.nn.softmax(log_density))
 
     return jax.jit(jax.vmap(one, in_axes=(0, 0, None)))
+
+
+@functools.cache
+def _order_program(model):
+    sort_by = _sort_leaf(model)
+    return jax.jit(
+        jax.vmap(lambda _, params, x: jnp.argsort({**model.derived(params), **params}[sort_by]), in_axes=(0, 0, None))
+    )
 
 
 # -- blocks -------------------------------------------------------------------------------------------------------

@@ -4,62 +4,17 @@ Components have no names of their own in a picture: they are numbered in ascendi
 `functionals` sorts by, draw by draw, and the titles say so. Nothing here enters a verdict. No pyplot state is used.
 """
 
-import base64
-import functools
-import io
 import math
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from PIL import Image
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from diagnostics import verdicts
-from diagnostics.functionals import _sort_leaf, in_blocks
-from diagnostics.to_arviz import resample
-from inference.results import Draws, Exact, PointMass
-from zoo.mixture import _COUNTS
+from diagnostics import pictures, verdicts
+from diagnostics.pictures import COLOURS, GREY, INK, WIDTH, equal_weight, sorted_by
 
-# Okabe & Ito (2008), without yellow, which is too light for lines on white
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666", "#8B5A2B")
-MARKERS = "os^DvPX*"
-INK, GREY, PALE = "#222222", "#8a8a8a", "#d9d9d9"
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # ships with matplotlib, so that a page looks the same wherever it was made
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "axes.formatter.useoffset": False,
-    "axes.facecolor": "none",  # panels side by side must not cover each other's text
-}
-WIDTH = 8.0  # inches
-DPI = 150
-NUM_DRAWS = 400  # draws behind a curve and its band
-NUM_POINTS = 1200  # of the grid
-MAX_BARS = 60  # observations drawn one by one
-MAX_HEAT = 200  # observations along each side of a heat map
-MAX_TRACE = 400  # draws of each chain in a trace
-MAX_COMPONENTS = 12  # curves of single components
-BAND = (0.05, 0.95)
-PLAIN = FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
 FAMILIES = (  # prefix, heading: the order of functionals in tables and pictures
     ("sorted_", "Components, sorted"),
     ("", "Parameters"),  # what no other prefix takes
@@ -72,74 +27,67 @@ FAMILIES = (  # prefix, heading: the order of functionals in tables and pictures
 )
 
 
-def _styled(function):
-    @functools.wraps(function)
-    def wrapper(*args, **kwargs):
-        with matplotlib.rc_context(STYLE):
-            return function(*args, **kwargs)
-
-    return wrapper
-
-
 # -- the data and the fit -----------------------------------------------------------------------------------------
 
 
-@_styled
+@pictures.styled
 def fitted_density(result, model, x, name="") -> Figure | None:
     """Histogram, posterior mean density with its 90% band, and the weighted components with theirs; 1-D data only."""
-    fit = _fit(result, model, x)
+    fit = pictures.fit(result, model, x)
     if fit is None:
         return None
-    figure, axes = _panels([fit.segments], 3.5)
-    low, middle, high = _band(fit.curves.sum(axis=-1))
+    figure, axes = pictures.panels([fit.segments], 3.5)
+    low, middle, high = pictures.band(fit.curves.sum(axis=-1))
     K = fit.curves.shape[-1]
-    several = 1 < K <= MAX_COMPONENTS
+    several = 1 < K <= pictures.MAX_COMPONENTS
     for axis, piece in zip(axes[0], fit.segments, strict=True):
         here = (fit.grid >= piece[0]) & (fit.grid <= piece[1])
         grid = fit.grid[here]
-        _histogram(axis, x, fit.edges)
+        pictures.histogram(axis, x, fit.edges)
         if not several:
             axis.fill_between(grid, low[here], high[here], color=COLOURS[0], alpha=0.25, lw=0)
         for k in range(K) if several else ():
-            a, b, c = (curve[here] for curve in _band(fit.curves[..., k]))
+            a, b, c = (curve[here] for curve in pictures.band(fit.curves[..., k]))
             seen = b > 1e-4 * middle.max()  # a curve along the axis would hide the rug
-            axis.fill_between(grid, a, c, where=seen, color=_shade(k, K), alpha=0.28, lw=0)
-            axis.plot(grid, np.where(seen, b, np.nan), color=_shade(k, K), lw=2.6, label=_component(model, k))
+            axis.fill_between(grid, a, c, where=seen, color=pictures.shade(k, K), alpha=0.28, lw=0)
+            axis.plot(
+                grid, np.where(seen, b, np.nan), color=pictures.shade(k, K), lw=2.6, label=pictures.component(model, k)
+            )
         axis.plot(grid, middle[here], color=INK, lw=1.1, ls=(0, (4, 2)), label="mixture")
-    _cut_marks(axes[0])
-    axes[0][0].set_ylabel(_height(model))
+    pictures.cut_marks(axes[0])
+    axes[0][0].set_ylabel(pictures.height(model))
     axes[0][0].set_ylim(0, None)
     for axis in axes[0]:
-        axis.set_xlabel(_quantity(model))
+        axis.set_xlabel(pictures.quantity(model))
     handles, labels = axes[0][0].get_legend_handles_labels()
     order = np.argsort([not label.startswith("data") for label in labels], kind="stable")
     figure.legend(
         [handles[i] for i in order], [labels[i] for i in order], loc="outside lower center", ncols=6, handlelength=2.4
     )
     bands = ", with 90% bands" if len(fit.curves) > 1 else ""
-    _title(figure, f"Data and fitted density{f' by {name}' if name else ''}{bands}")
+    pictures.title(figure, f"Data and fitted density{f' by {name}' if name else ''}{bands}")
     return figure
 
 
-@_styled
+@pictures.styled
 def fitted_densities(comparison) -> Figure | None:
     """The fitted density of every back end, one row each, over the data and the reference's."""
     model, x = comparison.model, comparison.x
-    fits = {name: _fit(result, model, x) for name, result in comparison.results.items()}
+    fits = {name: pictures.fit(result, model, x) for name, result in comparison.results.items()}
     fits = {name: fit for name, fit in fits.items() if fit is not None}
     if not fits:
         return None
     ruler = fits.get(comparison.reference.source)
     usable = [fit for name, fit in fits.items() if comparison.backends[name]["usable"]] or list(fits.values())
-    segments = _segments(usable[0].grid, np.any([fit.shown for fit in usable], axis=0), np.asarray(x, float))
-    figure, axes = _panels([segments] * len(fits), 0.95 * len(fits) + 0.9)
+    segments = pictures.segments(usable[0].grid, np.any([fit.shown for fit in usable], axis=0), np.asarray(x, float))
+    figure, axes = pictures.panels([segments] * len(fits), 0.95 * len(fits) + 0.9)
     edges = (ruler or usable[0]).edges
     top = max(np.histogram(np.asarray(x), edges, density=True)[0].max(), *(fit.middle.max() for fit in usable))
     for row, (name, fit) in zip(axes, fits.items(), strict=True):
-        low, middle, high = _band(fit.curves.sum(axis=-1))
+        low, middle, high = pictures.band(fit.curves.sum(axis=-1))
         for axis, piece in zip(row, segments, strict=True):
             here = (fit.grid >= piece[0]) & (fit.grid <= piece[1])
-            _histogram(axis, x, edges)
+            pictures.histogram(axis, x, edges)
             colour = colour_of(comparison, name)
             axis.fill_between(fit.grid[here], low[here], high[here], color=colour, alpha=0.3, lw=0)
             axis.plot(fit.grid[here], middle[here], color=colour, lw=1.6)
@@ -156,92 +104,20 @@ def fitted_densities(comparison) -> Figure | None:
         text = f"{name} ({mark})" if mark else name
         # not part of the layout: a long name would take width from the panels
         row[0].text(0.012, 0.97, text, transform=row[0].transAxes, va="top", fontsize=9, in_layout=False, zorder=5)
-        _cut_marks(row)
+        pictures.cut_marks(row)
     for row in axes[:-1]:
         for axis in row:
             axis.tick_params(labelbottom=False)
-    figure.supxlabel(_quantity(model), fontsize=9)
-    figure.supylabel(_height(model), fontsize=9)
-    _title(figure, "Fitted density by back end" + ("; dashed: the reference" if ruler is not None else ""))
+    figure.supxlabel(pictures.quantity(model), fontsize=9)
+    figure.supylabel(pictures.height(model), fontsize=9)
+    pictures.title(figure, "Fitted density by back end" + ("; dashed: the reference" if ruler is not None else ""))
     return figure
-
-
-class _Fit:
-    """Weighted component densities on a grid: curves (M, G, K), and where along the axis there is anything to see."""
-
-    def __init__(self, grid, curves, x):
-        self.grid, self.curves = grid, curves
-        self.middle = curves.sum(axis=-1).mean(axis=0)
-        self.shown = self.middle > 1e-3 * self.middle.max()
-        r = curves.mean(axis=0)  # (G, K): which component owns a value, on average
-        owner = r.argmax(axis=1)[np.clip(np.searchsorted(grid, x), 0, len(grid) - 1)]
-        within = [x[owner == k] - np.median(x[owner == k]) for k in set(owner.tolist())]
-        self.edges = _edges(x, np.concatenate(within), len(within))
-        self.segments = _segments(grid, self.shown, x)
-
-
-def _fit(result, model, x):
-    if isinstance(x, dict) or np.ndim(x) != 1:
-        return None
-    draws = equal_weight(result)
-    if draws is None:
-        return None
-    x = np.asarray(x, float)
-    span = float(np.ptp(x)) or max(1.0, abs(float(x[0])) * 0.1)
-    if model.observation_shapes["x"].family in _COUNTS:
-        grid = np.arange(max(0, math.floor(x.min() - 0.1 * span)), math.ceil(x.max() + 0.1 * span) + 1).astype(float)
-    else:
-        grid = np.linspace(x.min() - 0.25 * span, x.max() + 0.25 * span, NUM_POINTS)
-    curves = _sorted_tables(model, draws, grid, "density")
-    return _Fit(grid, curves, x) if np.isfinite(curves).all() else None
-
-
-def _segments(grid, shown, x):
-    """Stretches of the axis worth drawing: one, unless most of it is empty."""
-    keep = shown.copy()
-    step = grid[1] - grid[0]
-    for value in x:
-        keep |= np.abs(grid - value) <= 2 * step
-    total = grid[keep][-1] - grid[keep][0]
-    starts = np.flatnonzero(np.diff(np.r_[0, keep.astype(int)]) == 1)
-    ends = np.flatnonzero(np.diff(np.r_[keep.astype(int), 0]) == -1)
-    pieces: list[list[float]] = []
-    for a, b in zip(grid[starts], grid[ends], strict=True):
-        if pieces and a - pieces[-1][1] < 0.15 * total:
-            pieces[-1][1] = b
-        else:
-            pieces.append([a, b])
-    used = sum(b - a for a, b in pieces)
-    if len(pieces) > 4 or used > 0.6 * total:
-        pieces = [[pieces[0][0], pieces[-1][1]]]
-    pad = 0.04 * max(b - a for a, b in pieces) + step
-    return [(a - pad, b + pad) for a, b in pieces]
-
-
-def _edges(x, residuals, num_groups):
-    """Histogram bins as wide as one component asks for (Scott's rule within them); whole for whole-numbered data."""
-    per_group = max(len(x) / num_groups, 2)
-    width = 2.6 * float(np.std(residuals)) * per_group ** (-1 / 3)
-    span = float(np.ptp(x)) or 1.0
-    width = min(max(width, span / 400), span) or 1.0
-    if np.all(x == np.round(x)):
-        width = max(1.0, round(width))
-        return np.arange(x.min() - 0.5, x.max() + 0.5 + width, width)
-    return np.arange(x.min() - width / 2, x.max() + 1.5 * width, width)
-
-
-def _histogram(axis, x, edges):
-    axis.hist(np.asarray(x), bins=edges, density=True, color=PALE, edgecolor="white", lw=0.6, label="data")
-    low, high = axis.get_xlim()
-    inside = np.asarray(x)[(x >= low) & (x <= high)]
-    if len(x) <= 100:  # a rug, so that single values are seen
-        axis.plot(inside, np.zeros(len(inside)), "|", color=INK, ms=7, mew=0.8, clip_on=False, zorder=4)
 
 
 # -- chains -------------------------------------------------------------------------------------------------------
 
 
-@_styled
+@pictures.styled
 def traces(comparison, name) -> Figure | None:
     """Traces and rank histograms of a few functionals of one chain back end."""
     values = comparison.functionals.get(name, {})
@@ -255,7 +131,7 @@ def traces(comparison, name) -> Figure | None:
     for (left, right), functional in zip(axes, chosen, strict=True):
         f = np.asarray(values[functional])
         C, S = f.shape
-        kept = np.arange(0, S, max(1, math.ceil(S / MAX_TRACE)))
+        kept = np.arange(0, S, max(1, math.ceil(S / pictures.MAX_TRACE)))
         for c in range(C):
             left.plot(kept, f[c, kept], color=COLOURS[c % len(COLOURS)], lw=0.5, alpha=0.75, label=f"chain {c + 1}")
         rhat = rows.get(functional, {}).get("rhat")
@@ -270,7 +146,7 @@ def traces(comparison, name) -> Figure | None:
     axes[-1][0].set_xlabel("draw after warmup")
     axes[-1][1].set_xlabel("rank among all draws")
     chains = "1 chain" if C == 1 else f"{C} chains"
-    _title(figure, f"{name}: traces and ranks, {chains} of {S:,} draws")
+    pictures.title(figure, f"{name}: traces and ranks, {chains} of {S:,} draws")
     return figure
 
 
@@ -317,18 +193,18 @@ def _ranks(axis, f, bins=20):
 # -- assignments --------------------------------------------------------------------------------------------------
 
 
-@_styled
+@pictures.styled
 def assignments(result, model, x, name="") -> Figure | None:
     """P(z_n = component k), components sorted draw by draw, and the co-clustering matrix, which needs no labels."""
     draws = equal_weight(result)
     if draws is None or model.num_components < 2:
         return None
-    N = _N(x)
-    r = _sorted_tables(model, draws, x, "responsibilities")
+    N = pictures.num_observations(x)
+    r = pictures.sorted_tables(model, draws, x, "responsibilities")
     if not np.isfinite(r).all():
         return None
-    order = _data_order(x)
-    numbered = _numbered(model)
+    order = pictures.data_order(x)
+    numbered = pictures.numbered(model)
     figure = Figure(figsize=(WIDTH, 3.5 if numbered else 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     if numbered:
@@ -336,7 +212,7 @@ def assignments(result, model, x, name="") -> Figure | None:
         _assignment_panel(left, r.mean(axis=0)[order], model, x, order)
     else:
         right = figure.subplots()
-    shown = order[np.unique(np.linspace(0, N - 1, min(N, MAX_HEAT)).astype(int))]
+    shown = order[np.unique(np.linspace(0, N - 1, min(N, pictures.MAX_HEAT)).astype(int))]
     together = getattr(result, "co_clustering", None)
     if together is not None:
         together = np.asarray(together)[np.ix_(shown, shown)]
@@ -346,15 +222,15 @@ def assignments(result, model, x, name="") -> Figure | None:
     blues = LinearSegmentedColormap.from_list("white to blue", ["#ffffff", "#56B4E9", "#00304d"])
     image = right.imshow(together, vmin=0, vmax=1, cmap=blues, origin="lower", interpolation="nearest", aspect="equal")
     ticks = np.unique(np.linspace(0, len(shown) - 1, min(len(shown), 6)).astype(int))
-    labels = _value_labels(x, shown[ticks])
+    labels = pictures.value_labels(x, shown[ticks])
     right.set_xticks(ticks if labels[0] else [], labels if labels[0] else [])
     right.set_yticks(ticks if labels[0] else [], labels if labels[0] else [])
     for side in ("top", "right", "left", "bottom"):
         right.spines[side].set_visible(False)
-    right.set_xlabel(f"observation: {_quantity(model)}" if labels[0] else "observation, in order")
+    right.set_xlabel(f"observation: {pictures.quantity(model)}" if labels[0] else "observation, in order")
     right.set_title("shared component, P(z$_i$ = z$_j$ | data)")
     figure.colorbar(image, ax=right, shrink=0.85, label="probability")
-    _title(figure, f"Which observation belongs where{f', by {name}' if name else ''}")
+    pictures.title(figure, f"Which observation belongs where{f', by {name}' if name else ''}")
     return figure
 
 
@@ -362,22 +238,36 @@ def _assignment_panel(axis, r, model, x, order):
     """r (N, K), rows in the order of the data."""
     N, K = r.shape
     which = "components sorted in every draw" if sorted_by(model) else "components as the model numbers them"
-    if N <= MAX_BARS:
+    if N <= pictures.MAX_BARS:
         base = np.zeros(N)
         for k in range(K):
-            axis.bar(np.arange(N), r[:, k], 0.9, bottom=base, color=_shade(k, K), label=_component(model, k, ""))
+            axis.bar(
+                np.arange(N),
+                r[:, k],
+                0.9,
+                bottom=base,
+                color=pictures.shade(k, K),
+                label=pictures.component(model, k, ""),
+            )
             base += r[:, k]
-        labels = _value_labels(x, order)
+        labels = pictures.value_labels(x, order)
         if labels[0]:
             axis.set_xticks(np.arange(N), labels, rotation=90, fontsize=7)
         axis.set_xlim(-0.7, N - 0.3)
-        axis.set_xlabel(f"observation, smallest first: {_quantity(model)}")
+        axis.set_xlabel(f"observation, smallest first: {pictures.quantity(model)}")
     else:
         position = np.arange(N) if isinstance(x, dict) or np.ndim(x) != 1 else np.asarray(x)[order]
         for k in range(K):
-            axis.plot(position, r[:, k], color=_shade(k, K), ls=_dash(k), lw=1.6, label=_component(model, k, ""))
-        axis.set_xlabel(_quantity(model))
-    axis.set_ylim(0, 1.0 if N <= MAX_BARS else 1.03)
+            axis.plot(
+                position,
+                r[:, k],
+                color=pictures.shade(k, K),
+                ls=pictures.dash(k),
+                lw=1.6,
+                label=pictures.component(model, k, ""),
+            )
+        axis.set_xlabel(pictures.quantity(model))
+    axis.set_ylim(0, 1.0 if N <= pictures.MAX_BARS else 1.03)
     axis.set_ylabel("P(z$_n$ = component | data)")
     axis.set_title(which, pad=20)
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(K, 6), borderaxespad=0.1, handlelength=1.2)
@@ -386,7 +276,7 @@ def _assignment_panel(axis, r, model, x, order):
 # -- comparison ---------------------------------------------------------------------------------------------------
 
 
-@_styled
+@pictures.styled
 def intervals(comparison) -> Figure | None:
     """Every functional that varies, one column per back end: distance from the reference in its standard deviations."""
     source, ruler = ruler_of(comparison)
@@ -435,11 +325,11 @@ def intervals(comparison) -> Figure | None:
     axes[0].set_yticks([y[f] for f in shown], shown)
     axes[0].set_ylim(-depth - 0.8, -0.2)
     figure.supxlabel(f"difference from {source}, in its posterior standard deviations", fontsize=9)
-    _title(figure, f"Posterior mean and spread of every varying quantity against {source}")
+    pictures.title(figure, f"Posterior mean and spread of every varying quantity against {source}")
     return figure
 
 
-@_styled
+@pictures.styled
 def costs(comparison) -> Figure | None:
     """Seconds against the largest error of a posterior mean, and effective draws per second of running."""
     figures = {name: cost_of(comparison, name) for name in comparison.results}
@@ -460,7 +350,7 @@ def costs(comparison) -> Figure | None:
         names = sorted(speeds, key=lambda name: speeds[name])
         axis.barh(names, [speeds[n] for n in names], color=[colour_of(comparison, n) for n in names], height=0.6)
         axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(PLAIN)
+        axis.xaxis.set_major_formatter(pictures.PLAIN)
         axis.xaxis.set_minor_formatter(NullFormatter())
         low = 10 ** math.floor(math.log10(min(speeds.values())) - 0.3)
         axis.set_xlim(low, max(speeds.values()) * 8)
@@ -478,11 +368,11 @@ def _cost_panel(axis, comparison, errors):
     axis.set_xscale("log")
     axis.set_yscale("log")
     for side in (axis.xaxis, axis.yaxis):
-        side.set_major_formatter(PLAIN)
+        side.set_major_formatter(pictures.PLAIN)
         side.set_minor_formatter(NullFormatter())
     for name, cost in errors.items():
         colour, usable = colour_of(comparison, name), comparison.backends[name]["usable"]
-        shape = MARKERS[list(comparison.backends).index(name) % len(MARKERS)]
+        shape = pictures.MARKERS[list(comparison.backends).index(name) % len(pictures.MARKERS)]
         place = (cost["seconds"], max(cost["error"], 1e-6))
         label = name if usable else f"{name} (not usable)"
         axis.plot(*place, shape, ms=8, color=colour, mfc=colour if usable else "white", mew=1.5, label=label)
@@ -557,160 +447,3 @@ def cost_of(comparison, name) -> dict:
 
 def colour_of(comparison, name) -> str:
     return COLOURS[list(comparison.backends).index(name) % len(COLOURS)]
-
-
-# -- draws for pictures -------------------------------------------------------------------------------------------
-
-
-def equal_weight(result, num=NUM_DRAWS):
-    """At most `num` equal-weight draws of the parameters, leaves (1, M, ...): thinned, resampled, or the best point."""
-    if isinstance(result, PointMass):
-        best = int(np.argmax(np.asarray(result.admissible)))  # sorted: the first admissible
-        return {name: np.asarray(leaf)[best][None, None] for name, leaf in result.params.items()}
-    if isinstance(result, Exact):
-        if result.nodes and result.log_weights is not None:
-            log_weights = np.asarray(result.log_weights)
-            nodes = {name: np.asarray(leaf)[None] for name, leaf in result.nodes.items()}
-            return resample(Draws(nodes, None, result.cost, log_weights=log_weights[None]), 0, num).params
-        if result.draws is None:
-            return None
-        result = result.draws
-    if not isinstance(result, Draws):
-        return None
-    if not result.params:
-        return {}
-    if result.log_weights is not None:
-        return resample(result, 0, num).params
-    flat = {name: np.asarray(leaf).reshape(-1, *np.shape(leaf)[2:]) for name, leaf in result.params.items()}
-    M = len(next(iter(flat.values())))
-    kept = np.unique(np.linspace(0, M - 1, min(M, num)).astype(int))
-    return {name: leaf[kept][None] for name, leaf in flat.items()}
-
-
-def _sorted_tables(model, params, x, what):
-    """exp(log p(z = k, x_n | params)) or p(z_n = k | x_n, params), components sorted draw by draw, shape (M, N, K)."""
-    M = np.shape(next(iter(params.values())))[1] if params else 1
-    return in_blocks(_table_program(model, what), params, (1, M), model, x)[0]
-
-
-@functools.cache
-def _table_program(model, what):
-    leaf = sorted_by(model)
-
-    def one(_, params, x):
-        table = model.log_table(params, x)
-        table = jnp.exp(table) if what == "density" else jax.nn.softmax(table, axis=1)
-        if leaf is None:
-            return table
-        return table[:, jnp.argsort({**model.derived(params), **params}[leaf])]
-
-    return jax.jit(jax.vmap(one, in_axes=(0, 0, None)))
-
-
-@functools.cache
-def sorted_by(model) -> str | None:
-    """The parameter that numbers the components in pictures; None where they keep the model's own numbers."""
-    return _sort_leaf(model) if model.param_shapes and model.num_components > 1 else None
-
-
-def _numbered(model) -> bool:
-    """Whether components can be numbered at all: by sorting, or because their parameters are known."""
-    return not model.param_shapes or sorted_by(model) is not None
-
-
-# -- small parts --------------------------------------------------------------------------------------------------
-
-
-def data_uri(figure: Figure) -> str:
-    """The figure as a PNG data URI of at most 256 colours, which makes it a third of the size."""
-    with matplotlib.rc_context(STYLE):
-        figure.set_dpi(DPI)
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    buffer = io.BytesIO()
-    image.quantize(256, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _panels(rows, height):
-    """A figure with one row of axes per list of segments, widths in proportion; axes share y along a row."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    segments = rows[0]
-    axes = figure.subplots(
-        len(rows), len(segments), sharey="row", squeeze=False, width_ratios=[b - a for a, b in segments]
-    )
-    for row in axes:
-        for axis, (a, b) in zip(row, segments, strict=True):
-            axis.set_xlim(a, b)
-            axis.xaxis.set_major_locator(MaxNLocator(max(2, round(7 * (b - a) / sum(q - p for p, q in segments)))))
-    return figure, axes
-
-
-def _cut_marks(row):
-    """Slanted strokes where the axis leaves out an empty stretch."""
-    for i, axis in enumerate(row):
-        stroke = {"marker": [(-0.6, -1), (0.6, 1)], "ms": 8, "ls": "none", "color": GREY, "mew": 1, "clip_on": False}
-        if i > 0:
-            axis.spines["left"].set_visible(False)
-            axis.tick_params(axis="y", left=False, labelleft=False)
-            axis.plot([0], [0], transform=axis.transAxes, **stroke)
-        if i < len(row) - 1:
-            axis.plot([1], [0], transform=axis.transAxes, **stroke)
-
-
-def _band(curves):
-    """5% quantile, mean, 95% quantile over draws (M, G)."""
-    low, high = np.quantile(curves, BAND, axis=0)
-    return low, curves.mean(axis=0), high
-
-
-def _title(figure, text):
-    figure.suptitle(text, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
-
-
-def _shade(k, K):
-    """Components are ordered, so their colours are too: along viridis, short of its pale end."""
-    return matplotlib.colormaps["viridis"](0.08 + 0.74 * k / max(K - 1, 1))
-
-
-def _dash(k):
-    return ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)))[k % 4]
-
-
-def _component(model, k, noun="component "):
-    """What a legend calls component k: its place, where components are sorted. Numbers count from 0, as in tables."""
-    last = model.num_components - 1
-    place = {0: " (lowest)", last: " (highest)"}.get(k, "") if sorted_by(model) else ""
-    return f"{noun}{k}{place}"
-
-
-def _quantity(model):
-    """Axis label: the feature and its unit."""
-    data = model.data
-    name = data.feature_names[0] if data is not None and data.feature_names else "x"
-    return f"{name} ({data.units})" if data is not None and data.units else name
-
-
-def _height(model):
-    """Axis label of a density, or of a probability where the observations are counts."""
-    units = model.data.units if model.data is not None else ""
-    if model.observation_shapes["x"].family in _COUNTS:
-        return "probability"
-    return f"density (per {units.split()[0]})" if units else "density"
-
-
-def _N(x):
-    return len(next(iter(x.values())) if isinstance(x, dict) else x)
-
-
-def _data_order(x):
-    leaf = np.asarray(next(iter(x.values())) if isinstance(x, dict) else x)
-    return np.argsort(leaf.reshape(len(leaf), -1)[:, 0], kind="stable")
-
-
-def _value_labels(x, index):
-    if isinstance(x, dict) or np.ndim(x) != 1:
-        return [""] * len(index)
-    return [f"{value:.4g}" for value in np.asarray(x)[index]]

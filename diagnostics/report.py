@@ -1,18 +1,16 @@
 """One self-contained HTML page about a comparison: the verdict in words first, then what it stands on."""
 
-import math
 import pathlib
 import re
 from typing import Any, NamedTuple
 
 import jinja2
 
-from diagnostics import plots, verdicts
+from diagnostics import plots, report_tables, verdicts
 from diagnostics.compare import full_settings
-from diagnostics.functionals import fixed_points
+from diagnostics.pictures import data_uri
+from diagnostics.report_tables import DASH, number
 
-DASH = "–"  # no such quantity
-MINUS = "−"
 KINDS = {
     "exact": "computes the posterior itself, up to a numerical error",
     "mcmc": "correlated draws from the posterior, by Markov chains",
@@ -34,6 +32,7 @@ TONES = {
     "ran": "plain",
     "refused": "plain",
 }
+NOT_FINITE = "Some of its draws are not finite numbers, so its averages are not to be used."
 COMMON = {"num_chains": "--chains", "num_warmup": "--warmup", "num_draws": "--draws"}
 
 
@@ -94,14 +93,14 @@ def _context(comparison) -> dict[str, Any]:
         "reference_says": _reference_says(comparison),
         "fits": _fit_pictures(comparison),
         "intervals": _intervals_picture(comparison),
-        "matrix": _matrix(comparison),
+        "matrix": report_tables.matrix(comparison),
         "unusable": [name for name in comparison.results if not comparison.backends[name]["usable"]],
-        "groups": _groups(comparison),
-        "evidence": _evidence(comparison),
-        "labellings": _labellings(comparison),
+        "groups": report_tables.groups(comparison),
+        "evidence": report_tables.evidence(comparison),
+        "labellings": report_tables.labellings(comparison),
         "chains": _chain_pictures(comparison),
         "assignments": _assignment_picture(comparison),
-        "costs": _costs(comparison),
+        "costs": report_tables.costs(comparison),
         "cost_picture": _cost_picture(comparison),
         "warnings": {n: list(e["warnings"]) for n, e in comparison.backends.items() if e["warnings"]},
         "interrupted": getattr(comparison, "interrupted", False),
@@ -128,7 +127,7 @@ def standing(comparison, name) -> Standing:
     elif word == "reference":
         text = "The others are held against this one."
     elif word == "disagrees":
-        off = plots.in_order(_differing(comparison, name))
+        off = plots.in_order(report_tables.differing(comparison, name))
         where = ", ".join(off[:3]) + (f" and {len(off) - 3} more" if len(off) > 3 else "")
         text = f"Its answer differs from {source} by more than chance explains, in {where or 'some quantity'}."
     elif word == "agrees":
@@ -136,20 +135,32 @@ def standing(comparison, name) -> Standing:
         text = f"Every quantity compared is within {close} of {source}, allowing for chance."
     elif word == "not mixed":
         text = "Its chains have not settled on one answer, so its numbers are not to be trusted yet."
-        if "agrees with" in verdict:
+        if verdicts.NO_RHAT in verdict or "too few draws to judge)" in verdict:
+            text = "One chain, or a few draws, cannot show whether it has settled on one answer."
+        elif "agrees with" in verdict:
             text = f"What it found agrees with {source}, but its run was too short to rely on."
+        elif "not finite" in verdict:
+            text = NOT_FINITE
     elif word == "cannot tell":
         text = f"It gave too few effective draws to say whether it agrees with {source}."
+    elif word == "not usable" and entry["kind"] == "point":
+        text = "No restart ended at an optimum that can be believed: its values are no estimate."
+    elif word == "not usable" and "not finite" in verdict:
+        text = NOT_FINITE
     elif word == "not usable":
         text = "Its weights are too uneven for its averages to be trusted."
+        if "Pareto k above" in verdict:
+            text = "A few large weights decide its averages, however many draws there are: do not use them."
         if "collapsed" in verdict:
             text = "Nearly all of its weight lies on a few draws: do not use its averages."
-        if "right within its error" in verdict:
+        elif "right within its error" in verdict:
             text = "Its draws are worth too few to use its averages, though its log evidence is right within its error."
     elif word in ("at the optimum", "not at the optimum"):
         text = "One best point, to be read as such: it says nothing about uncertainty."
         if word == "not at the optimum":
             text = "It stopped short of the best point known."
+        elif "best of " in verdict:
+            text = "The best of its restarts, and nothing known is higher; it says nothing about uncertainty."
     else:
         text = "It ran; there is nothing to hold it against."
     return Standing(name, word, text, detail)
@@ -224,273 +235,20 @@ def _reference_says(comparison) -> list[str]:
         reference.kind, reference.kind
     )
     said = [f"The reference is {reference.source} ({kind})."]
+    if reference.kind == "another back end":
+        said.append("It is not known better than the others: a difference says that one is off, not which.")
     errors = [v.error / v.sd for v in reference.values.values() if v.error is not None and v.sd and v.sd > 1e-9]
     if errors:
-        least = f"at most {_power(max(errors))} of its standard deviation"
+        least = f"at most {report_tables.power(max(errors))} of its standard deviation"
         said.append(f"Its own error in the mean of a quantity is {least}, over {len(errors)} quantities that vary.")
     missed = getattr(comparison.results.get(reference.source), "missed_mass", None)
     if missed is not None:
-        said.append(f"At most {_power(missed)} of the posterior's mass can lie outside its grid.")
+        said.append(f"At most {report_tables.power(missed)} of the posterior's mass can lie outside its grid.")
     if reference.log_evidence is not None:
         error = reference.log_evidence_se
-        allowed = f", numerical error {_power(error)}" if error else ""
+        allowed = f", numerical error {report_tables.power(error)}" if error else ""
         said.append(f"Its log evidence is {number(reference.log_evidence, None, 13)}{allowed}.")
     return said
-
-
-# -- tables -------------------------------------------------------------------------------------------------------
-
-
-def number(value, error=None, digits=6) -> str:
-    """A number to two figures of its error, or to `digits` figures where it has none; a dash for None."""
-    if value is None or not math.isfinite(value):
-        return DASH
-    if error is not None and error > 0 and math.isfinite(error):
-        places = 1 - math.floor(math.log10(error))
-        if 0 <= places <= 8:
-            text = f"{value:.{places}f}"
-            return _minus(text if float(text) else text.lstrip("-"))
-        if places < 0:
-            return _minus(f"{round(value, places):,.0f}")
-    if value == 0:
-        return "0"
-    if not 1e-4 <= abs(value) < 1e7:
-        return _power(value)
-    text = f"{value:.{digits}g}"
-    return _minus(text if "e" not in text else f"{value:.0f}")
-
-
-def _figure(value, digits) -> str:
-    """A number with so many decimals; thousands separated."""
-    return DASH if value is None else _minus(f"{value:,.{digits}f}")
-
-
-def _spread(sd, error=None) -> str:
-    """Three figures, trailing zeros kept, so that a column of them reads as equally exact."""
-    if sd is None or not 1e-4 <= sd < 1e4:
-        return number(sd, None, 3)
-    return f"{sd:#.3g}".rstrip(".")
-
-
-def _small(error) -> str:
-    """Two figures of a standard error."""
-    if error is None or not 1e-3 <= error < 100:
-        return _power(error)
-    return f"{error:#.2g}".rstrip(".")
-
-
-def _two(value) -> str:
-    """Two figures, thousands separated."""
-    if value is None:
-        return DASH
-    return f"{float(f'{value:.2g}'):,.0f}" if value >= 10 else f"{value:.2g}"
-
-
-def _power(value) -> str:
-    """1.2 x 10^-7, readable without JavaScript."""
-    if value is None:
-        return DASH
-    if value == 0:
-        return "0"
-    if 1e-3 <= abs(value) < 1e6:
-        return _minus(f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}")
-    mantissa, exponent = f"{value:.1e}".split("e")
-    sup = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return _minus(f"{mantissa}\u00a0×\u00a010{sup}")
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", MINUS)
-
-
-def _matrix(comparison) -> dict[str, Any]:
-    """Functional x back end: means with z, marked where the verdict counts a difference."""
-    names = [n for n in comparison.results if n != comparison.reference.source]
-    cells = {(row["backend"], row["functional"]): row for row in comparison.rows}
-    off = {name: _differing(comparison, name) for name in names}
-    groups: list[tuple[str, list]] = []
-    functionals = plots.in_order(
-        dict.fromkeys([*comparison.reference.values, *(r["functional"] for r in comparison.rows)])
-    )
-    for functional in functionals:
-        if not groups or groups[-1][0] != plots.heading_of(functional):
-            groups.append((plots.heading_of(functional), []))
-        value = comparison.reference.values.get(functional)
-        each: list[dict[str, Any]] = []
-        line = {
-            "functional": functional,
-            "about": _about(comparison, functional),
-            "mean": _short(functional, value.mean, _scale(value.error, value.sd)) if value else DASH,
-            "sd": _short(functional, value.sd, None, _spread) if value else DASH,
-            "cells": each,
-        }
-        for name in names:
-            row = cells.get((name, functional), {})
-            mean = row.get("mean")
-            error = row.get("mcse") if row else None
-            precision = _scale(error, value.sd if value else row.get("sd")) if error is None else error
-            each.append(
-                {
-                    "mean": _short(functional, mean, precision),
-                    "z": "" if row.get("z") is None else f"z {_signed(row['z'])}",
-                    "off": off[name].get(functional, ""),
-                    "usable": comparison.backends[name]["usable"],
-                }
-            )
-        groups[-1][1].append(line)
-    return {"names": names, "groups": groups, "any_off": any(off.values())}
-
-
-def _short(functional, value, error, form=number) -> str:
-    """A cell of the overview: probabilities and entropies below what a verdict tells apart are not spelled out."""
-    tiny = value is not None and 0 < abs(value) < verdicts.SAME
-    tiny = tiny and functional.startswith(("co_clustering", "entropy", "occupied"))
-    return "< 10⁻⁶" if tiny else form(value, error)
-
-
-def _scale(error, sd):
-    """The error that decides how many figures are shown: never finer than a hundredth of the spread."""
-    if sd is not None and sd > 1e-9:
-        return max(error or 0.0, 1e-2 * sd)
-    return error if error and error > 1e-12 else None
-
-
-def _differing(comparison, name) -> dict[str, str]:
-    """Functional -> what differs from the reference there, by the rule of the verdict; for usable draws only."""
-    entry = comparison.backends[name]
-    if entry["kind"] == "point" or not entry["usable"]:
-        return {}
-    rows = [row for row in comparison.rows if row["backend"] == name and row["reference_mean"] is not None]
-    names = [i.name for i in verdicts.intervals(rows) if i.differs]
-    spread = "the spread of "  # about the reference's mean: where the mean is off, the spread follows
-    off = {name.removeprefix(spread): "sd differs" for name in names if name.startswith(spread)}
-    off |= {name: "mean differs" for name in names if not name.startswith(spread)}
-    least = verdicts.least_ess(rows)
-    return off | {row["functional"]: "value differs" for row in rows if verdicts.constant_differs(row, least)}
-
-
-def _groups(comparison) -> list[dict[str, Any]]:
-    """Every row with every figure, functional by functional, the reference's own line first."""
-    source, groups = comparison.reference.source, []
-    rows: dict[str, list[dict]] = {}
-    for row in comparison.rows:
-        rows.setdefault(row["functional"], []).append(row)
-    for functional in plots.in_order(dict.fromkeys([*comparison.reference.values, *rows])):
-        lines = []
-        value = comparison.reference.values.get(functional)
-        if value is not None:
-            name = comparison.reference.label
-            first = (number(value.mean, _scale(value.error, value.sd)), _spread(value.sd), _power(value.error))
-            lines.append(
-                {
-                    "name": name.removesuffix(" reference").removeprefix("the "),
-                    "reference": True,
-                    "cells": [*first, *[DASH] * 6],
-                }
-            )
-        for row in rows.get(functional, ()):
-            if row["backend"] == source and value is not None:
-                continue
-            precision = row["mcse"] if row["mcse"] is not None else _scale(None, row["sd"] or row["reference_sd"])
-            cells = [
-                number(row["mean"], precision),
-                _spread(row["sd"]),
-                _small(row["mcse"]),
-                _figure(row["ess_bulk"], 0),
-                _figure(row["ess_tail"], 0),
-                _figure(row["rhat"], 3),
-                _two(row["ess_per_second"]),
-                DASH if row["z"] is None else _signed(row["z"]),
-                DASH if row["z_sd"] is None else _signed(row["z_sd"]),
-            ]
-            lines.append({"name": row["backend"], "reference": False, "cells": cells})
-        groups.append({"functional": functional, "about": _about(comparison, functional), "lines": lines})
-    return groups
-
-
-def _signed(z) -> str:
-    return _minus(f"{z:+.1f}" if abs(z) < 100 else f"{z:+,.0f}")
-
-
-def _about(comparison, functional) -> str:
-    """What a functional is, in a few words."""
-    if functional.startswith(("log_predictive", "co_clustering")) and not isinstance(comparison.x, dict):
-        indices = [int(i) for i in re.findall(r"\d+", functional)]
-        if functional.startswith("log_predictive"):
-            indices = [int(fixed_points(comparison.x)[i]) for i in indices]
-        values = [comparison.x[i] for i in indices]
-        if all(getattr(value, "ndim", 0) == 0 for value in values):
-            return " and ".join(f"{value:.4g}" for value in values)
-    return {
-        "log_density": "log p(parameters, data)",
-        "entropy": "total, 0 when every assignment is certain",
-        "occupied": "components with an observation",
-    }.get(functional, "")
-
-
-def _evidence(comparison) -> list[dict[str, str]]:
-    """Log evidence by back end, with its error, against the reference's."""
-    reference, lines = comparison.reference, []
-    for name, entry in comparison.backends.items():
-        value, error = entry.get("log_evidence"), entry.get("log_evidence_se")
-        if value is None:
-            continue
-        line = {
-            "name": name,
-            "value": number(value, error if error and error > 1e-8 else None, 13),
-            "error": _small(error),
-            "difference": DASH,
-            "says": "not usable" if not entry["usable"] else "",
-        }
-        if reference.log_evidence is not None and name != reference.source:
-            line["difference"] = _power(value - reference.log_evidence)
-            agrees = verdicts.evidence_agrees((value, error), (reference.log_evidence, reference.log_evidence_se))
-            says = {True: "within its error", False: "off by more than 4 standard errors", None: ""}[agrees]
-            line["says"] = "; ".join(filter(None, (says, line["says"])))
-        elif name == reference.source:
-            line["says"] = "reference"
-        lines.append(line)
-    return lines
-
-
-def _labellings(comparison) -> dict[str, Any] | None:
-    """Mass of each labelling, largest first; None for models whose labels mean nothing."""
-    masses = comparison.labellings
-    if not masses or comparison.model.exchangeable:
-        return None
-    names = [n for n in ("reference", *(n for n in masses if n != "reference")) if n in masses]
-    if comparison.reference.source in names and "reference" in names:
-        names.remove(comparison.reference.source)
-    first = masses[names[0]]
-    rows = [
-        (" < ".join(str(k) for k in labelling), [_mass(masses[name].get(labelling)) for name in names])
-        for labelling in sorted(first, key=lambda s: -first[s])
-    ]
-    return {"names": names, "rows": rows}
-
-
-def _mass(value) -> str:
-    return DASH if value is None else f"{value:.4f}" if value >= 5e-3 else _power(value)
-
-
-def _costs(comparison) -> list[dict[str, str]]:
-    lines = []
-    for name in comparison.results:
-        cost = plots.cost_of(comparison, name)
-        lines.append(
-            {
-                "name": name,
-                "compile": _figure(cost.get("compile_seconds"), 2),
-                "run": _figure(cost.get("run_seconds"), 2),
-                "table": _figure(cost.get("table_evaluations"), 0),
-                "gradient": _figure(cost.get("gradient_evaluations"), 0),
-                "memory": f"{cost['program_bytes'] / 2**20:,.1f}" if cost.get("program_bytes") else DASH,
-                "ess": _figure(cost["ess"], 0),
-                "speed": _two(cost["ess_per_second"]),
-                "error": _two(cost["error"]),
-            }
-        )
-    return lines
 
 
 # -- pictures -----------------------------------------------------------------------------------------------------
@@ -500,7 +258,7 @@ def _picture(draw, alt, caption) -> Picture | None:
     """A figure, or the reason why there is none: a picture must not cost the reader the numbers."""
     try:
         figure = draw()
-        return None if figure is None else Picture(plots.data_uri(figure), alt, caption)
+        return None if figure is None else Picture(data_uri(figure), alt, caption)
     except Exception as error:  # a stranger's model may break what the zoo's do not
         return Picture(None, "", f"This picture could not be drawn: {type(error).__name__}: {error}")
 

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diagnostics.functionals import expected_occupied, functionals, labelling_masses
+from diagnostics.functionals import expected_occupied, functionals, labelling_masses, visited_labellings
 from diagnostics.to_arviz import az
 
 NEGLIGIBLE_MASS = 1e-14  # weighted draws and nodes are pruned to the rest of the mass
 ROUNDING = 1e-12
+LEAST = 4  # draws of each chain that ArviZ needs
 FEW = 20  # when fewer draws make up a variance, the standard error is not to be trusted (`carriers`)
 
 
@@ -21,6 +22,7 @@ class Summary(NamedTuple):
     estimate: Callable  # (C, S) -> mean, standard error, and how many draws the latter rests on (`carriers`)
     kind: str  # "chains", "weighted", "nodes", "independent" or "point"
     labellings: dict[tuple[int, ...], float] = {}
+    shares: dict[tuple[int, ...], tuple[float, float | None]] = {}  # chains: of draws in that order, with MCSE
     weight_ess: float | None = None
     pareto_k: float | None = None
     occupied: tuple[float, float] | None = None  # nodes: mean and second moment of the number of occupied components
@@ -43,11 +45,29 @@ def summarise(result, kind: str, model, x) -> Summary:
     values = functionals(model, draws.params, draws.assignments, x)
     estimate, name = (_chain_mean, "chains") if kind == "mcmc" else (_independent_mean, "independent")
     masses = labelling_masses(model, draws.params, x)
-    return Summary(values, estimate, name, {s: float(m.mean()) for s, m in masses.items()})
+    visited = visited_labellings(model, draws.params, x) if name == "chains" else {}
+    return Summary(
+        values,
+        estimate,
+        name,
+        {s: float(m.mean()) for s, m in masses.items()},
+        {s: (float(f.mean()), _share_error(f)) for s, f in visited.items()},
+    )
+
+
+def _share_error(f) -> float | None:
+    """MCSE of a share; None where the order never changes, or draws are too few."""
+    error = chain_error(f) if np.ptp(f) > 0 else math.nan
+    return error if math.isfinite(error) else None
 
 
 def _chain_mean(f):
-    return float(f.mean()), float(az.mcse(f)), carriers(f - f.mean())
+    return float(f.mean()), chain_error(f), carriers(f - f.mean())
+
+
+def chain_error(f) -> float:
+    """Monte Carlo standard error of the mean of chains (C, S); NaN below four draws, from which ArviZ computes none."""
+    return float(az.mcse(f)) if f.shape[1] >= LEAST else math.nan
 
 
 def _independent_mean(f):

@@ -4,6 +4,10 @@ import contextlib
 import sys
 
 WIDTH = 110  # of tables that do not go to a terminal
+LABELLINGS = (
+    "mass: given each draw up to its labels, so it says nothing about switching; "
+    "share: how often the draws were in this order"
+)
 TERSE = ("log_predictive", "co_clustering")  # functionals that a terminal shows as one line each
 
 
@@ -140,11 +144,21 @@ def _costs(comparison):
 
 
 def _labellings(comparison):
-    masses = comparison.labellings
+    """The mass of each labelling, and beside a chain back end's the share of its draws in that order."""
+    masses, shares = comparison.labellings, comparison.labelling_shares
     names = ["reference"] * ("reference" in masses) + [name for name in masses if name != "reference"]
-    table = _table("Mass of each labelling (components in ascending order)", "labelling", *names)
+    columns = [(name, kind) for name in names for kind in ("mass", "share") if kind == "mass" or name in shares]
+    title = "Labellings (components in ascending order): mass, and share of the draws"
+    table = _table(title, "labelling", *(f"{name} {kind}" for name, kind in columns))
+    table.caption, table.caption_justify = LABELLINGS, "left"
     for labelling in sorted(next(iter(masses.values()))):
-        cells = (f"{masses[name][labelling]:.4g}" if labelling in masses[name] else "" for name in names)
+        cells = []
+        for name, kind in columns:
+            if kind == "mass":
+                cells.append(f"{masses[name][labelling]:.4g}" if labelling in masses[name] else "")
+            else:
+                share, error = shares[name].get(labelling, (None, None))
+                cells.append(("" if share is None else f"{share:.4g}") + (f" ±{error:.1g}" if error else ""))
         table.add_row(str(labelling), *cells)
     return table
 
@@ -181,7 +195,7 @@ def _figure(value) -> str:
 
 
 def _z_or_value(row, comparison) -> str:
-    from diagnostics.verdicts import constant_differs, least_ess
+    from diagnostics.verdicts import constant_differs, least_ess, varies
 
     if row is None or row["mean"] is None:
         return ""
@@ -190,7 +204,7 @@ def _z_or_value(row, comparison) -> str:
         return _figure(row["mean"])
     if row["z"] is not None:
         return f"{row['z']:+.1f}"
-    if row["mcse"] is not None or row["reference_mean"] is None or not entry["usable"]:
+    if varies(row) or row["reference_mean"] is None or not entry["usable"]:
         return ""
     rows = [other for other in comparison.rows if other["backend"] == row["backend"]]
     return "≠" if constant_differs(row, least_ess(rows)) else "="

@@ -1,7 +1,9 @@
 """What a comparison says in words. Pure functions on rows (see `compare.COLUMNS`); the rules are numbers here.
 
 A back end is *mixed* when bulk and tail effective sample sizes are at least 1,000 and R-hat is below 1.01 on every
-functional that varies. Against the reference, the first rule that applies:
+functional that varies; R-hat needs two chains of four draws, and without it nothing is mixed. Against the reference,
+the first rule that applies:
+a draw that is not finite: cannot be compared;
 R-hat above 1.01: cannot tell, chains disagree;
 the simultaneous interval (Bonferroni over functionals, level .01, both Monte Carlo errors) of difference / reference sd
 excludes 0 and reaches beyond .05: disagrees;
@@ -24,6 +26,8 @@ FEW_ESS = 10  # below it not even the standard error means anything
 SAME = 1e-6  # constants: absolute, and relative to the reference
 EVIDENCE_SE = 4.0
 RARE = 1e-3  # a probability never seen may be so large that missing it had this probability
+MANY = 100  # draws: with fewer, that the standard error of a mean rests on few of them says nothing about its tail
+NO_RHAT = "R-hat needs at least two chains of four draws"
 PROBABILITIES = ("co_clustering", "occupied")  # functionals whose distance from a constant is a probability
 
 
@@ -55,18 +59,29 @@ def quantile(num: int, level: float) -> float:
     return NormalDist().inv_cdf(1 - level / (2 * max(num, 1)))
 
 
+def varies(row: dict) -> bool:
+    """Whether the draws of a row differ from each other; the sd of a constant is 0, and a point has none."""
+    return row["mcse"] is not None or bool(row["sd"])
+
+
 def failures(rows: list[dict], num: int | None = None) -> list[str]:
     """The rows that fail a test at level .001, as sentences; `num` comparisons are in the table (default: in `rows`).
 
-    |z| above the Bonferroni quantile fails; so do bulk or tail ESS below 400, chains that disagree, and constants that
-    are not the reference's.
+    |z| above the Bonferroni quantile fails; so do bulk or tail ESS below 400, draws that are not finite, draws too few
+    to have an ESS, and constants that are not the reference's.
     """
     num = num or sum(row[name] is not None for row in rows for name in ("z", "z_sd"))
     limit, least = quantile(num, TEST_LEVEL), least_ess(rows)
     failed = []
     for row in rows:
+        if row["mean"] is None:
+            failed.append(f"{row['functional']}: not finite in some draws")
+            continue
+        if varies(row) and row["mcse"] is None:
+            failed.append(f"{row['functional']}: too few draws to test")
+            continue
         ess = [e for e in (row["ess_bulk"], row["ess_tail"]) if e is not None]
-        if row["rhat"] is not None and ess and min(ess) < TEST_ESS:
+        if ess and min(ess) < TEST_ESS:
             failed.append(f"{row['functional']}: effective sample size {min(ess):.0f} is too small to test")
             continue
         failed += [
@@ -80,13 +95,20 @@ def failures(rows: list[dict], num: int | None = None) -> list[str]:
     return failed
 
 
-def mixing(rows: list[dict], stuck: tuple[str, ...] = ()) -> tuple[bool, str]:
-    """Whether chains mixed, and the figures. `stuck`: functionals constant in each chain but not over chains."""
-    varying = [row for row in rows if row["rhat"] is not None]
+def mixing(rows: list[dict], stuck: tuple[str, ...] = (), shape: tuple[int, int] | None = None) -> tuple[bool, str]:
+    """Whether chains mixed, and the figures.
+
+    `stuck`: functionals constant in each chain but not over chains; `shape`: chains and draws of each, where known.
+    """
+    if shape is not None and (shape[0] < 2 or shape[1] < 4):
+        return False, NO_RHAT
     if stuck:
         return False, f"every chain keeps its own value of {_list(stuck)}"
+    varying = [row for row in rows if varies(row)]
     if not varying:
         return (True, "nothing varies") if any(row["mean"] is not None for row in rows) else (False, "no R-hat")
+    if any(row["rhat"] is None for row in varying):
+        return False, NO_RHAT if shape is None else "too few draws to judge"
     worst = max(varying, key=lambda row: row["rhat"])
     ess, name = min((row[kind], row["functional"]) for row in varying for kind in ("ess_bulk", "ess_tail"))
     if worst["rhat"] >= MIXED_RHAT:
@@ -124,7 +146,7 @@ def constant_differs(row: dict, ess: float) -> bool:
     Equal to 1e-6 passes, the reference's own error allowed for; so does a probability p never (always) seen in `ess`
     effective draws when (1 - p)^ess >= .001.
     """
-    if row["mcse"] is not None or row["mean"] is None or row["reference_mean"] is None:
+    if varies(row) or row["mean"] is None or row["reference_mean"] is None:
         return False
     distance = abs(row["mean"] - row["reference_mean"])
     allowed = SAME * max(1.0, abs(row["reference_mean"])) + quantile(1, TEST_LEVEL) * (row["reference_error"] or 0.0)
@@ -139,30 +161,58 @@ def least_ess(rows: list[dict], num_draws: float = 1.0) -> float:
     return min((row["ess_bulk"] for row in rows if row["ess_bulk"] is not None), default=num_draws)
 
 
+def not_finite(rows: list[dict]) -> list[str]:
+    """Functionals that are not finite in every draw: they have no mean."""
+    return [row["functional"] for row in rows if row["mean"] is None]
+
+
 def agreement(rows: list[dict], source: str, num_draws: int) -> str:
     """agrees / disagrees in ... / cannot tell, of draws whose standard errors can be trusted."""
     held = [row for row in rows if row["reference_mean"] is not None]
     if not held:
         return "there is no reference to compare with"
+    if not_finite(held):
+        return f"cannot tell: not finite in some draws: {_list(not_finite(held))}"
     each, least = intervals(held), least_ess(held, num_draws)
     wrong = [i.name for i in each if i.differs]
     wrong += [row["functional"] for row in held if constant_differs(row, least)]
     if wrong:
         return f"disagrees with {source} in {_list(wrong)}"
-    heavy = [row["functional"] for row in held if row["mcse"] is not None and row["z"] is None]
-    besides = f"; left out, since rare draws make up their mean: {_list(heavy)}" if heavy else ""
-    if all(i.close for i in each):
-        return f"agrees with {source} (to within {CLOSE:g} sd) on {len(held) - len(heavy)} functionals{besides}"
-    factor = max(i.factor for i in each if not i.close)
-    return f"cannot tell: effective sample size too small, about {num_draws * factor:,.0f} draws needed{besides}"
+    untested = [row["functional"] for row in held if varies(row) and row["z"] is None]
+    besides = _left_out(held, untested, num_draws)
+    unclear = [i for i in each if not i.close]
+    if unclear:
+        factor = max(i.factor for i in unclear)
+        return f"cannot tell: effective sample size too small, about {num_draws * factor:,.0f} draws needed{besides}"
+    compared, constants = len(held) - len(untested), sum(not varies(row) for row in held)
+    if untested and not each:  # that the constants agree says nothing of what varies
+        return "cannot tell" + besides.replace("; left out, ", ": ", 1)
+    noun = "functional" if compared == 1 else "functionals"
+    of_them = f" ({constants} constant)" if constants else ""
+    return f"agrees with {source} (to within {CLOSE:g} sd) on {compared} {noun}{of_them}{besides}"
 
 
-def of_chains(rows, source, num_draws, stuck=()) -> str:
-    mixed, figures = mixing(rows, stuck)
+def _left_out(held, untested, num_draws) -> str:
+    """Means whose standard errors mean nothing, and spreads beside means that were compared."""
+    why = "too few draws to judge" if num_draws < MANY else "since rare draws make up their mean"
+    spreads = [
+        row["functional"] for row in held if row["z"] is not None and row["z_sd"] is None and row["reference_sd"]
+    ]
+    said = f"; left out, {why}: {_list(untested)}" if untested else ""
+    why = "" if untested else f", {why.replace('their mean', 'them')}"
+    return said + (f"; spreads left out{why}: {_list(spreads)}" if spreads else "")
+
+
+def of_chains(rows, source, shape, stuck=()) -> str:
+    """`shape`: chains, and draws of each."""
+    broken = not_finite(rows)
+    if broken:
+        return f"not mixed (not finite in some draws: {_list(broken)}): its draws cannot be compared"
+    mixed, figures = mixing(rows, stuck, shape)
     start = f"{'mixed' if mixed else 'not mixed'} ({figures})"
     if chains_disagree(rows, stuck):
         return f"{start}: cannot tell, chains disagree"
-    return f"{start}; {agreement(rows, source, num_draws)}"
+    return f"{start}; {agreement(rows, source, shape[0] * shape[1])}"
 
 
 def usable(weight_ess: float, pareto_k: float) -> bool:
@@ -175,13 +225,17 @@ def of_weights(rows, source, num_draws, weight_ess, pareto_k, evidence, referenc
     figures = f"effective sample size of the weights {weight_ess:.3g}, Pareto k {pareto_k:.2f}"
     right = evidence_agrees(evidence, reference_evidence)
     says = _evidence_says(evidence, reference_evidence, right)
+    if usable(weight_ess, pareto_k) and not_finite(rows):
+        return f"not usable, not finite in some draws: {_list(not_finite(rows))} ({figures}){says}"
     if usable(weight_ess, pareto_k):
         return f"usable ({figures}); {agreement(rows, source, num_draws)}{says}"
     if FEW_ESS <= weight_ess < USABLE_ESS and right:
         return f"not usable, few effective draws ({figures}){says}"
-    collapsed = "the weights have collapsed" if weight_ess < FEW_ESS else "too few effective draws"
+    why = "the weights have collapsed" if weight_ess < FEW_ESS else "too few effective draws"
+    if weight_ess >= USABLE_ESS:
+        why = f"Pareto k above {USABLE_PARETO:g}"
     says = "; no estimate of the log evidence" if evidence is None or evidence[0] is None else says
-    return f"not usable, {collapsed} ({figures}){says}"
+    return f"not usable, {why} ({figures}){says}"
 
 
 def evidence_agrees(evidence, reference) -> bool | None:
@@ -199,17 +253,32 @@ def _evidence_says(evidence, reference, right) -> str:
     return f"; log evidence {figures} is {'right within its error' if right else 'off by more than 4 standard errors'}"
 
 
-def of_point(value, best, *, map_estimate: bool, admissible: bool, restarts: tuple[int, int]) -> str:
-    """`value`: what it reached; `best`: (highest value known elsewhere, where), or None; `restarts`: (there, all)."""
-    what = ("the MAP", "log density") if map_estimate else ("the maximum likelihood", "log likelihood")
+def of_point(value, likelihood, best, stored=None, *, map_estimate, admissible, restarts, causes=()) -> str:
+    """What is to be said of the best restart.
+
+    `value`: what it maximised; `likelihood`: its log likelihood; `best`: (highest value of a draw elsewhere, where), or
+    None; `stored`: the maximum likelihood where it is known; `restarts`: (as high, all); `causes`: how the restarts
+    that are not admissible ended.
+    """
     if not admissible:
-        return "no admissible optimum: every restart ended at a singularity or short of a stationary point"
-    reached = f"{what[1]} {value:.6f}, reached by {restarts[0]} of {restarts[1]} restarts"
-    if best is None:
+        ended = (
+            f"all {restarts[1]} restarts ended {' or '.join(causes)}" if causes else f"none of {restarts[1]} restarts"
+        )
+        return f"no admissible optimum: {ended}"
+    what = ("the MAP", "log density") if map_estimate else ("the maximum likelihood", "log likelihood")
+    values = f"{what[1]} {value:.6f}" + (f", log likelihood {likelihood:.6f}" if map_estimate else "")
+    reached = f"{values}, reached by {restarts[0]} of {restarts[1]} restarts"
+    known = [(stored, "the stored maximum likelihood")] if stored is not None else []
+    known += [best] if best is not None else []
+    if not known:
         return f"a stationary point ({reached}); nothing to hold it against"
-    if value >= best[0] - SAME * (1 + abs(best[0])):
-        return f"at {what[0]} ({reached}; no higher value is known)"
-    return f"not at {what[0]} ({reached}): {best[1]} has {best[0]:.6f}"
+    highest, where = max(known)
+    if value < highest - SAME * (1 + abs(highest)):
+        return f"not at {what[0]} ({reached}): {where} {'is' if highest == stored else 'has'} {highest:.6f}"
+    said = [f"best of {restarts[1]} restarts"]
+    said += ["no draw of another back end is higher"] if best is not None else []
+    said += [f"the stored maximum likelihood is {stored:.6f}"] if stored is not None else []
+    return f"at {what[0]} ({reached}): {'; '.join(said)}"
 
 
 def _list(names) -> str:

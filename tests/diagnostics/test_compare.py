@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 import types
 
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 
 import inference
-from diagnostics import summaries, verdicts
-from diagnostics.compare import COLUMNS, Reference, Value, _row, _value, compare, plan
+from diagnostics import summaries, tables, verdicts
+from diagnostics.compare import compare, plan
+from diagnostics.reference import Reference, Value, value_of
+from diagnostics.rows import COLUMNS, row_of
 from inference.results import Cost, Draws, Exact, PointMass
 from zoo.models.bento import bento
 from zoo.models.coffee import coffee
+from zoo.models.three_gaussians import three_gaussians
 
 MEANS = np.array([350.25994801, 499.98666844])
 SDS = np.array([0.70703608, 0.57731178])
@@ -113,7 +117,7 @@ def rows_of(comparison, name):
 def test_exact_independent_draws_are_mixed_and_agree_on_every_functional(backends):
     entry = verdict_of(backends, chains(exact_draws(np.random.default_rng(0), (4, 1000))))
     assert entry["verdict"].startswith("mixed (R-hat at most 1.0")
-    assert entry["verdict"].endswith("agrees with quadrature (to within 0.3 sd) on 27 functionals")
+    assert "; agrees with quadrature (to within 0.3 sd) on 27 functionals (12 constant)" in entry["verdict"]
     assert entry["usable"] and entry["status"] == "ok"
 
 
@@ -172,11 +176,11 @@ def test_z_of_exact_draws_has_the_spread_of_a_standard_normal():
     model, truth = bento(), summaries.summarise(grid(), "exact", bento(), bento().data.x)
     rng, found = np.random.default_rng(5), {"z": [], "z_sd": []}
     names = ("sorted_means[0]", "sorted_means[1]", "log_density")
-    reference = Reference("exact", "grid", {name: _value(truth.values[name], truth) for name in names})
+    reference = Reference("exact", "grid", {name: value_of(truth.values[name], truth) for name in names})
     for _ in range(60):
         summary = summaries.summarise(chains(exact_draws(rng, (4, 500))), "mcmc", model, model.data.x)
         for name in names:
-            row = _row("tried", name, summary.values[name], summary, 1.0, reference)
+            row = row_of("tried", name, summary.values[name], summary, 1.0, reference)
             found["z"].append(row["z"])
             found["z_sd"] += [row["z_sd"]] if row["z_sd"] is not None else []  # few draws may carry E[log_density^2]
     assert len(found["z_sd"]) > 120
@@ -250,6 +254,11 @@ def test_collapsed_weights_are_not_usable_and_few_effective_draws_are_said_to_be
     assert "right within its error" in few["verdict"]
 
 
+def test_a_heavy_tail_of_many_effective_weights_is_named_and_not_called_few_draws():
+    says = verdicts.of_weights([], "exact", 5000, 250.0, 0.9, (1.0, 0.1), (1.0, 0.0))
+    assert says.startswith("not usable, Pareto k above 0.7 (") and "few effective draws" not in says
+
+
 def test_a_wrong_log_evidence_is_told(backends):
     wrong = weighted(np.random.default_rng(0), 20_000, 0.0)._replace(log_evidence=LOG_EVIDENCE + 1)
     assert "off by more than 4 standard errors" in verdict_of(backends, wrong, "weighted")["verdict"]
@@ -258,7 +267,9 @@ def test_a_wrong_log_evidence_is_told(backends):
 def test_a_point_is_at_the_map_when_no_draw_is_higher(backends):
     entry = verdict_of(backends, point(), "point")
     assert entry["usable"] and entry["verdict"].startswith("at the MAP (log density -66.9487")
-    assert "reached by 1 of 2 restarts" in entry["verdict"]
+    likelihood = float(bento().log_likelihood({"means": np.array([350.25990, 499.98668])}, bento().data.x))
+    assert f"log likelihood {likelihood:.6f}, reached by 1 of 2 restarts): best of 2 restarts; " in entry["verdict"]
+    assert entry["verdict"].endswith("no draw of another back end is higher")
 
 
 def test_a_point_below_a_draw_is_not_at_the_map(backends):
@@ -268,6 +279,28 @@ def test_a_point_below_a_draw_is_not_at_the_map(backends):
 def test_a_point_without_an_admissible_restart_is_not_usable(backends):
     entry = verdict_of(backends, point(admissible=False), "point")
     assert not entry["usable"] and entry["verdict"].startswith("no admissible optimum")
+
+
+def test_a_point_without_an_admissible_restart_names_the_causes_that_are_there(backends):
+    short = compare(bento(), ["em"], settings={"num_restarts": 4, "max_steps": 1}, reference="none").backends["em"]
+    assert short["verdict"] == "no admissible optimum: all 4 restarts ended without converging"
+    wide = compare(bento(scale=25.0), ["em"], settings={"num_restarts": 4}, reference="none").backends["em"]
+    assert "no admissible" not in wide["verdict"]
+    spurious = {"num_restarts": 4, "floor": 2.0, "max_steps": 300}
+    narrow = compare(three_gaussians(), ["em"], settings=spurious, reference="none").backends["em"]
+    assert narrow["verdict"] == "no admissible optimum: all 4 restarts ended in a singularity below the scale floor"
+    empty = "3 of 4 restarts ended with an empty component, on the border of the parameter space"
+    said = point(admissible=False)._replace(warnings=(empty,), converged=np.array([True, False]))
+    assert verdict_of(backends, said, "point")["verdict"].endswith("all 2 restarts ended with an empty component")
+
+
+def test_a_maximum_likelihood_is_held_against_the_stored_one():
+    settings = {"prior": False, "num_restarts": 8}
+    says = compare(three_gaussians(), ["em"], settings=settings, reference="none").backends["em"]["verdict"]
+    assert says.startswith("at the maximum likelihood (log likelihood -2517.610055, reached by ")
+    assert says.endswith("best of 8 restarts; the stored maximum likelihood is -2517.610055")
+    lower = verdicts.of_point(-2600.0, -2600.0, None, -2517.6, map_estimate=False, admissible=True, restarts=(1, 8))
+    assert lower.startswith("not at the maximum likelihood (") and "the stored maximum likelihood is -2517.6" in lower
 
 
 def test_point_rows_hold_a_value_and_no_error(backends):
@@ -311,6 +344,66 @@ def test_draws_that_are_not_finite_leave_nulls_and_a_warning(backends):
     assert "not finite in some draws" in comparison.backends["tried"]["warnings"][0]
 
 
+def test_draws_that_are_not_finite_are_not_mixed_not_usable_and_agree_with_nothing(backends):
+    means = exact_draws(np.random.default_rng(0), (4, 1000))
+    means[0, 0] = np.nan
+    backends(quadrature=("exact", grid()), tried=("mcmc", chains(means)))
+    comparison = compare(bento())
+    entry = comparison.backends["tried"]
+    assert entry["verdict"].startswith("not mixed (not finite in some draws: log_density")
+    assert "agrees" not in entry["verdict"] and not entry["usable"]
+    rows = [row for row in comparison.rows if row["backend"] == "tried"]
+    assert "log_density: not finite in some draws" in verdicts.failures(rows)
+
+
+def test_one_chain_is_not_mixed_however_long_and_stuck_or_not(backends):
+    rng = np.random.default_rng(0)
+    entry = verdict_of(backends, chains(exact_draws(rng, (1, 5000))))
+    assert entry["verdict"].startswith("not mixed (R-hat needs at least two chains of four draws); agrees with")
+    stuck = np.repeat(exact_draws(rng, (1, 1)), 1000, axis=1)
+    assert verdict_of(backends, chains(stuck))["verdict"].startswith("not mixed (R-hat needs at least two chains")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (4, 1), (4, 3)])
+def test_fewer_than_four_draws_are_too_few_to_judge_and_arviz_is_not_asked(backends, capfd, shape):
+    backends(quadrature=("exact", grid()), tried=("mcmc", chains(exact_draws(np.random.default_rng(0), shape))))
+    comparison = compare(bento())
+    says = comparison.backends["tried"]["verdict"]
+    assert says.startswith("not mixed (R-hat needs at least two chains of four draws)") and "rare draws" not in says
+    assert "keeps its own value" not in says and "agrees" not in says.replace("disagrees", "")
+    assert "Shape validation failed" not in capfd.readouterr().err
+    rows = [row for row in comparison.rows if row["backend"] == "tried"]
+    if shape != (1, 1):  # one draw varies no more than a constant
+        assert "cannot tell: too few draws to judge: log_density" in says
+        assert "log_density: too few draws to test" in verdicts.failures(rows)
+
+
+def test_chains_that_have_not_moved_in_ten_draws_are_too_few_draws_and_not_stuck(backends):
+    means = np.repeat(exact_draws(np.random.default_rng(0), (4, 1)), 10, axis=1)
+    says = verdict_of(backends, chains(means))["verdict"]
+    assert says.startswith("not mixed (too few draws to judge)")
+    assert "keeps its own value" not in says and "rare draws" not in says
+
+
+def test_weighted_draws_too_few_to_judge_are_not_called_rare():
+    row = dict.fromkeys(COLUMNS) | {"functional": "f", "mean": 0.0, "sd": 1.0, "mcse": 0.2, "reference_mean": 0.1}
+    assert verdicts.agreement([row], "exact", 30) == "cannot tell: too few draws to judge: f"
+    assert verdicts.agreement([row], "exact", 3000) == "cannot tell: since rare draws make up their mean: f"
+
+
+def test_means_and_spreads_that_are_left_out_are_named_beside_the_count():
+    row = dict.fromkeys(COLUMNS) | {"mean": 0.0, "sd": 1.0, "mcse": 0.01, "reference_mean": 0.0, "reference_sd": 1.0}
+    row |= {"reference_error": 0.0, "ess_bulk": 9e3, "functional": "both", "z": 0.1, "z_sd": 0.1}
+    fixed = row | {"functional": "fixed", "sd": 0.0, "mcse": None, "z": None, "z_sd": None, "reference_sd": 0.0}
+    rows = [row, row | {"functional": "no spread", "z_sd": None}, row | {"functional": "neither", "z": None}, fixed]
+    assert verdicts.agreement(rows, "exact", 10_000) == (
+        "agrees with exact (to within 0.3 sd) on 3 functionals (1 constant); "
+        "left out, since rare draws make up their mean: neither; spreads left out: no spread"
+    )
+    spreads = "; spreads left out, since rare draws make up them: no spread"
+    assert verdicts.agreement(rows[:2], "exact", 10_000).endswith(spreads)
+
+
 def test_progress_is_called_with_the_back_ends_name(backends):
     backends(quadrature=("exact", grid()))
     calls = []
@@ -326,7 +419,8 @@ def test_json_is_strict_and_has_the_documented_keys(backends):
     )
     found = json.loads(compare(bento(), seed=7).to_json(), parse_constant=lambda text: pytest.fail(text))
     assert list(found) == [
-        *("schema", "model", "data", "seed", "settings", "versions", "reference", "backends", "rows", "labellings")
+        *("schema", "model", "data", "seed", "settings", "versions", "reference", "backends", "rows", "labellings"),
+        *("labelling_shares", "labelling_share_errors"),
     ]
     assert found["schema"] == 1 and found["model"] == "bento" and found["seed"] == 7
     assert list(found["data"]) == ["name", "sha256", "N", "D"] and found["data"]["N"] == 20
@@ -387,7 +481,7 @@ def test_a_stored_reference_serves_where_nothing_exact_ran_and_none_is_said_to_b
     comparison = compare(bento())
     assert comparison.reference.kind == "stored" and comparison.reference.log_evidence == LOG_EVIDENCE
     assert comparison.backends["tried"]["verdict"].endswith(
-        "agrees with the stored reference (to within 0.3 sd) on 1 functionals"
+        "agrees with the stored reference (to within 0.3 sd) on 1 functional"
     )
     monkeypatch.setattr(truth, "stored_reference", lambda model, x: None)
     comparison = compare(bento())
@@ -395,9 +489,15 @@ def test_a_stored_reference_serves_where_nothing_exact_ran_and_none_is_said_to_b
     assert comparison.backends["tried"]["verdict"].endswith("there is no reference to compare with")
 
 
-def test_a_named_back_end_serves_as_long_run_reference(backends):
+def test_a_named_back_end_is_a_long_run_only_when_mixed_and_ten_times_as_long(backends):
     rng = np.random.default_rng(0)
-    backends(long=("mcmc", chains(exact_draws(rng, (4, 4000)))), tried=("mcmc", chains(exact_draws(rng, (4, 1000)))))
+    long, apart = chains(exact_draws(rng, (4, 4000))), exact_draws(rng, (4, 4000))
+    apart[3] += 3.0
+    backends(long=("mcmc", long), tried=("mcmc", chains(exact_draws(rng, (4, 1000)))))
+    assert compare(bento(), reference="long").reference.kind == "another back end"
+    backends(long=("mcmc", chains(apart)), tried=("mcmc", chains(exact_draws(rng, (4, 250)))))
+    assert compare(bento(), reference="long").reference.kind == "another back end"
+    backends(long=("mcmc", long), tried=("mcmc", chains(exact_draws(rng, (4, 250)))))
     comparison = compare(bento(), reference="long")
     assert comparison.reference.kind == "long run"
     row = rows_of(comparison, "tried")["sorted_means[0]"]
@@ -417,8 +517,9 @@ def test_settings_go_to_those_that_take_them_and_others_are_refused(backends):
         ({"num_drows": 5}, "did you mean 'num_draws'"),
         ({"tried": {"widht": 2.0}}, "tried has no setting 'widht': did you mean 'width'"),
         ({"other": {"width": 2.0}}, "not a back end that runs"),
-        ({"num_draws": -5}, "at least 1, got -5"),
+        ({"num_draws": -5}, "quadrature: num_draws should be a whole number, 1 or more, got -5"),
         ({"num_chains": 2.5}, "whole number"),
+        ({"tried": {"width": "wide"}}, "tried: width should be a number above 0, got 'wide'"),
     ]:
         with pytest.raises(ValueError, match=sentence):
             plan(names, settings)
@@ -438,6 +539,23 @@ def test_labelling_masses_stand_in_the_json_beside_the_references(backends):
     assert sum(found["tried"].values()) == pytest.approx(1.0)
 
 
+def test_shares_of_the_labellings_visited_show_chains_that_never_switch(backends):
+    rng, z = np.random.default_rng(0), np.zeros((4, 100, 30), np.int32)
+    means = np.array([81.0, 118.6, 156.9]) + 1.5 * rng.standard_normal((4, 100, 3))
+    means[2:] = means[2:][..., [1, 0, 2]]
+    backends(tried=("mcmc", Draws({"means": means}, z, COST)))
+    comparison = compare(coffee(), reference="none")
+    found = json.loads(comparison.to_json())
+    shares, errors = found["labelling_shares"]["tried"], found["labelling_share_errors"]["tried"]
+    assert shares == {"(0, 1, 2)": 0.5, "(1, 0, 2)": 0.5} | dict.fromkeys(set(shares) - {"(0, 1, 2)", "(1, 0, 2)"}, 0.0)
+    assert len(shares) == 6 and errors["(0, 1, 2)"] > 0.1 and errors["(2, 1, 0)"] is None
+    assert found["labellings"]["tried"]["(0, 1, 2)"] > 0.9  # the mass says nothing of it
+    out = tables.console()
+    with out.capture() as capture:
+        tables.print_tables(out, comparison)
+    assert re.search(r"\(0, 1, 2\) +0\.95\d* +0\.5 ±0\.\d", capture.get()) and "mass: given each draw" in capture.get()
+
+
 def test_bonferroni_quantiles_are_those_of_the_rule():
     assert verdicts.quantile(100, 0.001) == pytest.approx(4.4, abs=0.02)
     assert verdicts.quantile(10_000, 0.001) == pytest.approx(5.3, abs=0.05)
@@ -450,11 +568,12 @@ def test_failures_are_silent_for_a_good_row_and_speak_for_a_bad_one():
     assert "z = 5.0" in verdicts.failures([good | {"z": 5.0}])[0]
     assert "z_sd = -5.0" in verdicts.failures([good | {"z_sd": -5.0}])[0]
     assert "too small to test" in verdicts.failures([good | {"ess_tail": 100.0}])[0]
+    assert "too small to test" in verdicts.failures([good | {"ess_tail": 100.0, "rhat": None}])[0]
     assert verdicts.failures([good | {"z": 3.8}]) and verdicts.failures([good | {"z": 3.8}], num=100) == []
 
 
 def test_mixing_wants_a_thousand_effective_draws_and_a_small_rhat():
-    row = {"functional": "f", "mean": 1.0, "rhat": 1.009, "ess_bulk": 1000.0, "ess_tail": 1000.0}
+    row = {"functional": "f", "mean": 1.0, "sd": 1.0, "mcse": 0.1, "rhat": 1.009, "ess_bulk": 1e3, "ess_tail": 1e3}
     assert verdicts.mixing([row])[0]
     assert verdicts.mixing([row | {"ess_tail": 999.0}]) == (False, "effective sample size 999 for f")
     assert verdicts.mixing([row | {"rhat": 1.01}]) == (False, "R-hat 1.010 for f")

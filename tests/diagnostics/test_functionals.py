@@ -15,6 +15,7 @@ from diagnostics.functionals import (
     labelling_masses,
     log_likelihoods,
     pointwise_log_likelihoods,
+    visited_labellings,
 )
 from zoo.dataset import Dataset
 from zoo.mixture import Mixture
@@ -205,6 +206,14 @@ def test_labelling_masses_are_the_prior_odds_of_the_relabelled_means():
     }  # component s[0] has the smallest mean
     for s, mass in prior.items():
         np.testing.assert_allclose(masses[s], mass / sum(prior.values()), rtol=1e-9)
+
+
+def test_the_visited_labelling_is_the_order_of_the_draw_itself():
+    model = coffee()
+    means = np.array([[[81.0, 118.0, 157.0], [157.0, 81.0, 118.0]]])
+    visited = visited_labellings(model, {"means": means}, model.data.x)
+    assert {s: f.tolist() for s, f in visited.items() if f.any()} == {(0, 1, 2): [[1.0, 0.0]], (1, 2, 0): [[0.0, 1.0]]}
+    assert len(visited) == 6 and visited_labellings(bento(), {"means": means[..., :2]}, bento().data.x) == {}
 
 
 def test_labelling_masses_do_not_depend_on_the_labelling_of_the_draw():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import inference
-from diagnostics import cli, commands, plots, report
+from diagnostics import cli, commands, pictures, plots, report, report_tables
 from diagnostics.compare import Reference, compare
 from inference.results import Cost, Draws, Exact, PointMass
 from zoo.models.bento import bento, bento_known
@@ -73,7 +73,7 @@ def everything():
 
 
 def returning(outcome):
-    def run(model, x, key, *, num_draws=10):
+    def run(model, x, key, *, num_draws=10, progress=None):
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -150,7 +150,7 @@ def test_every_back_end_is_named_with_its_verdict_in_words(page):
     assert "sorted_means[0]" in verdict_of(page, "shifted")
     assert "not mixed Its chains have not settled" in verdict_of(page, "stuck")
     assert "reference The others are held against this one" in verdict_of(page, "quadrature")
-    assert "at the optimum One best point" in verdict_of(page, "em")
+    assert "at the optimum The best of its restarts, and nothing known is higher" in verdict_of(page, "em")
     assert "not usable Nearly all of its weight lies on a few draws" in verdict_of(page, "weights")
 
 
@@ -170,7 +170,7 @@ def test_the_headline_counts_every_back_end_once(page, comparison):
 
 def test_a_cell_is_marked_exactly_where_the_verdict_counts_a_difference(page, comparison):
     assert "disagrees with quadrature in" in comparison.backends["shifted"]["verdict"]
-    matrix = report._matrix(comparison)
+    matrix = report_tables.matrix(comparison)
     column = matrix["names"].index("shifted")
     marked = {line["functional"]: line["cells"][column]["off"] for _, group in matrix["groups"] for line in group}
     assert marked["sorted_means[0]"] == "mean differs" and marked["sorted_means[1]"] == ""
@@ -259,7 +259,7 @@ def read(fakes, model=None, **settings):
 
 
 def test_only_refused_back_ends():
-    seen = read({"enumeration": ("exact", REFUSAL), "quadrature": ("exact", "no unknown parameter")})
+    seen = read({"enumeration": ("exact", REFUSAL), "quadrature": ("exact", "no unknown parameter")}, reference="none")
     assert "Two back ends do not serve this model: enumeration and quadrature." in seen.text
     assert "There is no reference" in seen.text and "img" not in {tag for tag, _ in seen.tags}
 
@@ -280,8 +280,33 @@ def test_only_weighted_draws():
     assert "One back end is not usable: weights." in seen.text
 
 
+@pytest.mark.parametrize("converged", [True, False])
+def test_a_point_that_is_not_usable_has_a_reason_of_its_own(converged):
+    no = np.array([False, False])
+    said = read(
+        {"em": ("point", point()._replace(admissible=no, converged=~no if converged else no))}, reference="none"
+    )
+    assert "No restart ended at an optimum that can be believed" in said.text and "uneven" not in said.text
+
+
+def test_draws_that_are_not_finite_and_single_chains_say_so():
+    rng = np.random.default_rng(1)
+    broken, single = chains(rng), chains(rng)
+    broken.params["means"][0, 0] = np.nan
+    single = Draws({"means": single.params["means"][:1]}, single.assignments[:1], COST)
+    page = report.render(made({"quadrature": ("exact", grid()), "a": ("mcmc", broken), "b": ("mcmc", single)}))
+    assert "not mixed Some of its draws are not finite numbers" in verdict_of(page, "a")
+    assert "not mixed One chain, or a few draws, cannot show" in verdict_of(page, "b")
+    assert "agrees with quadrature, which is exact: a" not in page
+
+
+def test_a_point_has_no_largest_error_of_a_mean_in_the_table_of_costs(comparison):
+    error = {line["name"]: line["error"] for line in report_tables.costs(comparison)}
+    assert error["em"] == "–" and error["good"] != "–"
+
+
 def test_only_a_point():
-    said = read({"em": ("point", point())}).text
+    said = read({"em": ("point", point())}, reference="none").text
     assert "One back end ran, with no reference to hold it against: em." in said and "best point known:" not in said
 
 
@@ -303,14 +328,18 @@ def test_a_picture_that_cannot_be_drawn_costs_no_numbers(comparison, monkeypatch
     assert verdict_of(page, "good") and 'id="comparison"' in page
 
 
-def test_labelling_masses_are_shown_for_a_model_whose_labels_mean_something(comparison):
+def test_masses_and_shares_of_labellings_stand_side_by_side_where_labels_mean_something(comparison):
     masses = {"reference": {(0, 1, 2): 0.9559399, (0, 2, 1): 1.2e-5}, "good": {(0, 1, 2): 0.95, (0, 2, 1): 0.0}}
-    shown = report._labellings(dataclasses.replace(comparison, model=coffee(), labellings=masses))
-    assert shown == {
-        "names": ["reference", "good"],
-        "rows": [("0 < 1 < 2", ["0.9559", "0.9500"]), ("0 < 2 < 1", ["1.2\xa0×\xa010⁻⁵", "0"])],
+    shares = {"good": {(0, 1, 2): (0.75, 0.02), (0, 2, 1): (0.0, None)}}
+    changed = dataclasses.replace(comparison, model=coffee(), labellings=masses, labelling_shares=shares)
+    assert report_tables.labellings(changed) == {
+        "columns": [("reference", "mass"), ("good", "mass"), ("good", "share")],
+        "rows": [
+            ("0 < 1 < 2", ["0.9559", "0.9500", "0.750 ± 0.020"]),
+            ("0 < 2 < 1", ["1.2\xa0×\xa010⁻⁵", "0", "0"]),
+        ],
     }
-    assert report._labellings(comparison) is None
+    assert report_tables.labellings(comparison) is None
 
 
 # -- numbers and the command --------------------------------------------------------------------------------------
@@ -356,21 +385,21 @@ def test_the_command_names_the_very_model_and_settings(comparison, constants):
 
 def test_assignment_probabilities_are_of_sorted_components_and_never_one_over_k(comparison):
     x, model = comparison.x, comparison.model
-    params = plots.equal_weight(comparison.results["good"])
+    params = pictures.equal_weight(comparison.results["good"])
     lowest_first = (params["means"][0, :, 0] < params["means"][0, :, 1]).mean()
     assert 0.4 < lowest_first < 0.6  # the draws themselves do switch labels
-    r = plots._sorted_tables(model, params, x, "responsibilities").mean(axis=0)
+    r = pictures.sorted_tables(model, params, x, "responsibilities").mean(axis=0)
     np.testing.assert_allclose(r[:, 0], np.asarray(x) < 425, atol=1e-9)
 
 
 def test_equal_weight_draws_of_nodes_have_the_mean_and_spread_of_the_posterior(comparison):
-    drawn = np.sort(plots.equal_weight(comparison.results["quadrature"], 2000)["means"][0], axis=1)
+    drawn = np.sort(pictures.equal_weight(comparison.results["quadrature"], 2000)["means"][0], axis=1)
     np.testing.assert_allclose(drawn.mean(axis=0), MEANS, atol=4 * SDS.max() / np.sqrt(2000))
     np.testing.assert_allclose(drawn.std(axis=0), SDS, rtol=4 / np.sqrt(2 * 2000))
 
 
 def test_the_drawn_density_integrates_to_one_and_the_empty_stretch_is_cut_out(comparison):
-    fit = plots._fit(comparison.results["good"], comparison.model, comparison.x)
+    fit = pictures.fit(comparison.results["good"], comparison.model, comparison.x)
     mass = fit.curves.sum(axis=-1).mean(axis=0).sum() * (fit.grid[1] - fit.grid[0])
     assert abs(mass - 1) < 1e-3
     assert len(fit.segments) == 2 and fit.segments[0][1] < 400 < 450 < fit.segments[1][0]

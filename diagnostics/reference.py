@@ -1,0 +1,138 @@
+"""What back ends are held against: the best answer known for this model and these data."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from diagnostics import verdicts
+from diagnostics.rows import finite, rows_of, sd_of, stuck
+from diagnostics.summaries import FEW, ROUNDING
+
+LONGER = 10  # times the effective draws: what a long run has over those that are held against it
+
+
+class Value(NamedTuple):
+    """What the reference says of one functional."""
+
+    mean: float
+    sd: float
+    error: float | None  # standard error of the mean, Monte Carlo or numerical; None: not known
+    variance_error: float | None = None  # of the variance; None: sqrt(2) sd error, as for normal draws
+    square_sd: float | None = None  # of (f - mean)^2 under the reference; None: not known
+
+
+class Reference(NamedTuple):
+    """What the others are held against, and how well it is known itself."""
+
+    kind: str  # "exact", "stored", "long run", "another back end" or "none"
+    source: str  # a back end of this run, or where the stored values come from
+    values: dict[str, Value]
+    log_evidence: float | None = None
+    log_evidence_se: float | None = None
+    labellings: dict[tuple[int, ...], float] = {}
+
+    @property
+    def label(self) -> str:
+        """A few words for it in a sentence."""
+        return "the stored reference" if self.kind == "stored" else self.source
+
+
+def choose(wanted, results, summaries, entries, model, x) -> Reference:
+    evidence = _best_evidence(entries)
+    if isinstance(wanted, str) and wanted != "none":
+        if wanted not in summaries:
+            return Reference("none", f"{wanted} gave no result", {}, *evidence)
+        kind = "exact" if entries[wanted]["kind"] == "exact" else "another back end"
+        kind = "long run" if _is_long_run(wanted, results, summaries) else kind
+        return _reference_of(wanted, kind, results, summaries, evidence)
+    if wanted is not None and wanted != "none":
+        return _adopt(wanted, evidence)
+    if wanted is None:
+        for name in ("quadrature", "enumeration", *summaries):
+            if name in summaries and entries[name]["kind"] == "exact":
+                return _reference_of(name, "exact", results, summaries, evidence)
+        stored = _stored(model, x)
+        if stored is not None:
+            return _adopt(stored, evidence)
+    return Reference("none", "no reference", {}, *evidence)
+
+
+def _is_long_run(name, results, summaries) -> bool:
+    """Whether chains mixed, and have at least ten times the effective draws of every other back end."""
+    if summaries[name].kind != "chains":
+        return False
+    rows = {n: rows_of(n, s, results[n], Reference("none", "", {})) for n, s in summaries.items()}
+    values = summaries[name].values
+    mixed, _ = verdicts.mixing(rows[name], stuck(values), next(iter(values.values())).shape)
+    others = [_effective_draws(s, rows[n]) for n, s in summaries.items() if n != name]
+    return mixed and all(_effective_draws(summaries[name], rows[name]) >= LONGER * other for other in others)
+
+
+def _effective_draws(summary, rows) -> float:
+    """The least effective sample size; none for a point, without end for nodes."""
+    if summary.kind in ("point", "nodes"):
+        return 0.0 if summary.kind == "point" else math.inf
+    return verdicts.least_ess(rows, next(iter(summary.values.values())).size)
+
+
+def _reference_of(name, kind, results, summaries, evidence) -> Reference:
+    summary = summaries[name]
+    values = {f: value_of(v, summary) for f, v in summary.values.items() if np.isfinite(v).all()}
+    for other, s in summaries.items():  # nodes have no assignments; independent exact draws of this run may
+        if summary.kind == "nodes" and s.kind == "independent" and "occupied" in s.values and "occupied" not in values:
+            values["occupied"] = value_of(s.values["occupied"], summaries[other])
+    if summary.occupied is not None:
+        mean, second = summary.occupied
+        sd = math.sqrt(max(second - mean**2, 0.0))
+        values["occupied"] = Value(mean, sd, ROUNDING * mean, ROUNDING * mean)
+    together = getattr(results[name], "co_clustering", None)
+    if together is not None:
+        together = np.asarray(together)
+        for f in [f for f in values if f.startswith("co_clustering[")]:
+            i, j = map(int, f[len("co_clustering[") : -1].split(","))
+            values[f] = values[f]._replace(mean=float(together[i, j]), error=ROUNDING)
+    return Reference(kind, name, values, evidence[0], evidence[1], summary.labellings)
+
+
+def value_of(f, summary) -> Value:
+    mean, error, num = summary.estimate(f)
+    variance, variance_error, num_variance = summary.estimate((f - mean) ** 2)
+    return Value(
+        mean,
+        sd_of(variance, f),
+        finite(error) if num >= FEW else None,
+        finite(variance_error) if num_variance >= FEW else math.nan,
+        math.sqrt(max(summary.estimate(((f - mean) ** 2 - variance) ** 2)[0], 0.0)),
+    )
+
+
+def _adopt(stored, evidence) -> Reference:
+    """A stored or user's reference: values name -> (mean, sd, error)."""
+    values = {name: Value(*value) for name, value in stored.values.items()}
+    log_evidence, se = (stored.log_evidence, stored.log_evidence_se) if stored.log_evidence is not None else evidence
+    return Reference(stored.kind, stored.source, values, log_evidence, se, dict(getattr(stored, "labellings", {})))
+
+
+def _stored(model, x):
+    try:
+        from diagnostics.truth import stored_reference
+    except ImportError:
+        return None
+    return stored_reference(model, x)
+
+
+def _best_evidence(entries):
+    """Log evidence and its error: enumeration's, else another exact back end's. Exact ones that differ are told so."""
+    exact = [n for n, e in entries.items() if e["kind"] == "exact" and e["log_evidence"] is not None]
+    exact.sort(key=lambda name: name != "enumeration")
+    if not exact:
+        return None, None
+    first = (entries[exact[0]]["log_evidence"], entries[exact[0]]["log_evidence_se"])
+    for name in exact[1:]:
+        other = (entries[name]["log_evidence"], entries[name]["log_evidence_se"] or 0.0)
+        if verdicts.evidence_agrees(other, first) is False:
+            text = f"log evidence {first[0]:.10g} by {exact[0]} and {other[0]:.10g} by {name} differ"
+            for each in (exact[0], name):
+                entries[each]["warnings"].append(text)
+    return first
