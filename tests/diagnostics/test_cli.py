@@ -93,7 +93,7 @@ BAD = [
     ("compare bento --option nuts.permut=false", "nuts has no setting 'permut': did you mean 'permute'?"),
     ("compare bento --option permut=false", "has a setting 'permut': did you mean 'permute'?"),
     ("compare bento --backends gibbs --option nuts.permute=false", "'nuts', which is not a back end that runs"),
-    ("compare bento --option gibbs.num_draws=-1", "num_draws should be 1 or more, got -1"),
+    ("compare bento --option gibbs.num_draws=-1", "num_draws should be a whole number, 1 or more, got -1"),
     ("compare bento --model x.py:y", "give one of them"),
     ("compare --model missing.py:y", "no file missing.py"),
     ("compare --model {tmp}/model.py:mein", "has no 'mein': did you mean 'mine'?"),
