@@ -98,11 +98,10 @@ def compiled(function, *args):
 def _ready(function, tree, shapes, args):
     key = (function, tree, shapes, jax.config.jax_enable_x64)
     if key in _PROGRAMS:
-        return _PROGRAMS[key], 0.0, 0
+        return _PROGRAMS[key], 0.0, program_bytes(_PROGRAMS[key])
     started = time.perf_counter()
-    program = function.lower(*args).compile()
-    _PROGRAMS[key] = program
-    return program, time.perf_counter() - started, program_bytes(program)
+    _PROGRAMS[key] = function.lower(*args).compile()
+    return _PROGRAMS[key], time.perf_counter() - started, program_bytes(_PROGRAMS[key])
 
 
 _PROGRAMS: dict = {}  # one per (function, shapes); functions are cached per (model, settings)
