@@ -31,7 +31,7 @@ def row_of(name, functional, f, summary, seconds, reference) -> dict:
     if summary.kind == "point":
         return row
     row["sd"] = sd_of(summary.estimate((f - row["mean"]) ** 2)[0], f)
-    if constant(functional, f):
+    if constant(functional, f, row["sd"] if summary.kind == "weighted" else None):
         return row | {"sd": 0.0}
     if summary.kind == "weighted" and summary.weight_ess < verdicts.FEW_ESS:
         return row
@@ -54,12 +54,16 @@ def row_of(name, functional, f, summary, seconds, reference) -> dict:
     return row
 
 
-def constant(functional: str, f) -> bool:
-    """Whether all draws are equal: to rounding, or to 1e-6 for probabilities, entropies and counts; finite draws."""
+def constant(functional: str, f, spread=None) -> bool:
+    """Whether all draws are equal: to rounding, or to 1e-6 for probabilities, entropies and counts; finite draws.
+
+    `spread` defaults to the range of f; of weighted draws it is the sd, since those without weight may lie anywhere.
+    """
     if not np.isfinite(f).all():
         return False
     flat = FLAT if functional.startswith(("co_clustering", "entropy", "occupied")) else 0.0
-    return float(np.ptp(f)) <= max(flat, ROUNDING * (1 + abs(float(np.mean(f)))))
+    spread = float(np.ptp(f)) if spread is None else spread
+    return spread <= max(flat, ROUNDING * (1 + abs(float(np.mean(f)))))
 
 
 def stuck(values) -> tuple[str, ...]:

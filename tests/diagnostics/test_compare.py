@@ -13,7 +13,7 @@ import inference
 from diagnostics import summaries, tables, verdicts
 from diagnostics.compare import compare, plan
 from diagnostics.reference import Reference, Value, value_of
-from diagnostics.rows import COLUMNS, row_of
+from diagnostics.rows import COLUMNS, constant, row_of
 from inference.results import Cost, Draws, Exact, PointMass
 from zoo.models.bento import bento
 from zoo.models.coffee import coffee
@@ -586,3 +586,13 @@ def test_few_draws_that_carry_a_mean_leave_it_untested():
     rare[:5] = 1.0
     assert summaries.carriers(rare - rare.mean()) == pytest.approx(5, rel=0.01)
     assert summaries.carriers(np.zeros(10)) == math.inf
+
+
+def test_a_probability_that_only_weightless_draws_move_is_constant_under_the_weights():
+    f = np.array([[1e-30, 2e-30, 0.7]])
+    share = np.array([[0.6, 0.4, 1e-30]])
+    mean = summaries.weighted_mean(share)
+    sd = np.sqrt(mean((f - mean(f)[0]) ** 2)[0])
+    assert constant("co_clustering[0,1]", f, sd)
+    assert not constant("co_clustering[0,1]", f)
+    assert not constant("co_clustering[0,1]", f, 1e-3)
