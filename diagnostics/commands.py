@@ -121,13 +121,13 @@ def _run(args, backends):
     entry = _entry(args)
     if args.out:
         _check_folder(pathlib.Path(args.out))
-    if args.column and not args.data:
+    if args.column and args.data is None:
         raise ValueError("--column chooses columns of --data, which is not given")
-    data = _read(args, entry["num_features"]) if args.data and entry else None
+    data = _read(args, entry["num_features"]) if args.data is not None and entry else None
     prepare(args.precision)
     _hush()
     model = _model(args, constants)
-    if args.data and data is None:
+    if args.data is not None and data is None:
         data = _read(args, _num_features(model))
     from diagnostics.compare import accepted, compare, plan
 
@@ -211,6 +211,8 @@ def _settings(args) -> dict:
         prefix, dot, option = name.rpartition(".")
         if dot and prefix not in inference.TABLE:
             raise ValueError(f"--option {text}: no back end named {prefix!r}: {nearest(prefix, inference.TABLE)}")
+        if not dot and option in inference.TABLE:
+            raise ValueError(f"--option {text}: {option} is a back end; name its setting, {option}.NAME=VALUE")
         (settings.setdefault(prefix, {}) if dot else settings)[option] = value
     return settings
 

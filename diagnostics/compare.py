@@ -148,7 +148,8 @@ def compare(model, backends=None, x=None, seed=0, settings=None, reference=None,
         try:
             summaries[name] = summarise(result, entries[name]["kind"], model, x)
         except Exception as error:  # a result that cannot be read is a failure of its back end, not of the others
-            entries[name] |= {"status": "failed", "reason": _sentence(error), "usable": False}
+            said = _sentence(error)
+            entries[name] |= {"status": "failed", "reason": said, "usable": False, "verdict": f"failed: {said}"}
             del results[name]
     chosen = choose(reference, results, summaries, entries, model, x)
     rows = [row for name in summaries for row in rows_of(name, summaries[name], results[name], chosen)]

@@ -101,11 +101,11 @@ def read(path: str | pathlib.Path, columns: tuple[str, ...] = (), num_features: 
 def _csv_rows(path):
     import csv
 
-    if not path.exists():
-        raise ValueError(f"no data file {path}; give the path of a CSV file")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; give the path of a CSV file")
     try:
+        if not path.exists():
+            raise ValueError(f"no data file {path}; give the path of a CSV file")
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; give the path of a CSV file")
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -240,10 +240,13 @@ class Mixture:
         return int(sum(sizes))
 
     def check(self, x, name: str = "x") -> Any:
-        """`x` as arrays of the model's shape, or ValueError with one sentence. Host side, compiles nothing."""
+        """`x` as arrays of the model's shape, or ValueError with one sentence.
+
+        Host side; compiles nothing for families whose support is known here, else one small program.
+        """
         names = self._observation_names
         if set(names) == {"x"} and not isinstance(x, dict):
-            return self._check_leaf(x, "x", name)
+            return self._check_density(self._check_leaf(x, "x", name), name)
         if not isinstance(x, dict):
             raise ValueError(f"{name} should be a dict with the keys {', '.join(names)}, got {type(x).__name__}")
         expected = [*names, *(["covariates"] if self.covariates_row is not None else [])]
@@ -257,7 +260,17 @@ class Mixture:
         lengths |= {f"covariates[{i}]": len(leaf) for i, leaf in enumerate(covariates)}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the entries of {name} should have one length N, got {lengths}")
-        return checked
+        return self._check_density(checked, name)
+
+    def _check_density(self, x, name):
+        """`x`, or ValueError for a row that no component can produce; asked only where no family here says so."""
+        if all(shape.family in _KNOWN for address, shape in self.observation_shapes.items() if address != "z"):
+            return x
+        outside = np.flatnonzero(~_outside_traces(probe.possible, self, x))
+        if len(outside):
+            row = jax.tree.map(lambda leaf: np.asarray(leaf)[outside[0]], x)
+            raise ValueError(f"{name} row {outside[0]} is {row}, outside the support of {self.name}")
+        return x
 
     def _check_leaf(self, values, address, name):
         try:
@@ -289,10 +302,14 @@ class Mixture:
 
     def _outside_support(self, values, address):
         family = self.observation_shapes[address].family
+        if family == "Bernoulli":
+            return np.flatnonzero(((values != 0) & (values != 1)).reshape(len(values), -1).any(axis=1))
         if family in _COUNTS:
             return np.flatnonzero(((values < 0) | (values != np.floor(values))).reshape(len(values), -1).any(axis=1))
         if family in _POSITIVE:
             return np.flatnonzero((values <= 0).reshape(len(values), -1).any(axis=1))
+        if family in _UNIT:
+            return np.flatnonzero(((values <= 0) | (values >= 1)).reshape(len(values), -1).any(axis=1))
         return np.array([], int)
 
 
@@ -306,6 +323,9 @@ class Shape(NamedTuple):
 
 _COUNTS = {"Poisson", "Binomial", "NegativeBinomial", "Bernoulli", "Categorical", "Geometric"}
 _POSITIVE = {"Gamma", "LogNormal", "Exponential", "Weibull", "InverseGamma"}
+_UNIT = {"Beta", "Kumaraswamy", "LogitNormal"}
+_LINE = {"Normal", "StudentT", "Cauchy", "Laplace", "Gumbel", "Logistic"}
+_KNOWN = (_COUNTS | _POSITIVE | _UNIT | _LINE) - {"Binomial"}  # for the rest the density itself is asked
 
 
 def permutations(num_components: int) -> np.ndarray:
@@ -362,7 +382,10 @@ def builder(function: Callable) -> Callable:
 def _coerce(value, default, name):
     try:
         if isinstance(default, tuple):
-            result = tuple(float(v) for v in np.ravel(np.asarray(value, float)))
+            try:
+                result = tuple(float(v) for v in np.ravel(np.asarray(value, float)))
+            except ValueError:
+                raise TypeError from None
             if len(result) != len(default):
                 raise ValueError(f"{name} should have {len(default)} values, got {len(result)}")
             finite = all(np.isfinite(v) for v in result)

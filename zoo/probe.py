@@ -3,6 +3,7 @@
 A matching shape is not enough: a leaf is the components' own only if its row k moves column k alone.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -87,6 +88,21 @@ def relabels(model) -> bool:
 
     here, there = probe(model.prior_draws(jax.random.key(5), NUM_DRAWS), jax.random.key(11))
     return bool(np.allclose(here, there, rtol=1e-4, atol=1e-4))
+
+
+def possible(model, x):
+    """Whether some component gives row n a positive density at some of 16 prior draws, (N,) bool."""
+    draws = {name: leaf[:16] for name, leaf in model.prior_draws(jax.random.key(5), NUM_DRAWS).items()}
+    return np.asarray(_possible(model)(draws, jax.tree.map(jnp.asarray, x)))
+
+
+@functools.cache
+def _possible(model):
+    def program(draws, x):
+        one = lambda params: jnp.isfinite(model.log_components(params, x)).any(axis=1)
+        return jax.vmap(one)(draws).any(axis=0) if draws else one({})
+
+    return jax.jit(program)
 
 
 def draw_observations(model, params, key, n=NUM_ROWS):

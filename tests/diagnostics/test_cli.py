@@ -72,6 +72,9 @@ def test_list_as_json_has_the_documented_keys(capsys):
 
 
 BAD = [
+    ("compare bento --option gibbs=2 --option gibbs.thin=3", "gibbs is a back end"),
+    ("compare bento --data=", "is a folder"),
+    ("compare bento --data " + "a" * 5000, "cannot be read"),
     ("", "usage: zoo"),
     ("lst", "did you mean 'list'?"),
     ("compare", "no MODEL is given"),
@@ -116,7 +119,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("line, sentence", BAD, ids=[line or "nothing" for line, _ in BAD])
+@pytest.mark.parametrize("line, sentence", BAD, ids=[line[:80] or "nothing" for line, _ in BAD])
 def test_bad_input_gets_one_sentence_and_status_2(line, sentence, tmp_path, capsys):
     contents = {
         "empty.csv": "",

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from genjax import bernoulli, beta, binomial, categorical, gamma, gen, half_normal, poisson, uniform
 from numpy.testing import assert_allclose
 
 from zoo import MODELS, introspect
 from zoo.load import load
+from zoo.mixture import Mixture
 from zoo.models.bento import bento, bento_full, bento_known
 from zoo.models.coffee import coffee
 
@@ -34,6 +36,7 @@ def test_exchangeable_follows_the_constants():
         ({"scale": float("nan")}, "scale should be finite"),
         ({"weights": (0.5, 0.6)}, "sum to 1"),
         ({"weights": (1.0,)}, "should have 2 values"),
+        ({"weights": ["a", "b"]}, "weights should be a tuple like"),
     ],
 )
 def test_builders_refuse_bad_constants_in_a_sentence(constants, sentence):
@@ -61,6 +64,35 @@ def test_check_refuses_bad_data_in_a_sentence(x, sentence):
         return
     with pytest.raises(ValueError, match=sentence):
         MODELS["bento"].check(x)
+
+
+@pytest.mark.parametrize(
+    "site, bad",
+    [
+        (lambda u: bernoulli(probs=u), 5.0),
+        (lambda u: binomial(10.0, probs=u), 12.0),
+        (lambda u: poisson(u), 1.5),
+        (lambda u: gamma(1.0, u), 0.0),
+        (lambda u: beta(1.0, u), 1.5),
+        (lambda u: half_normal(u), -2.0),
+        (lambda u: uniform(0.0, u), 3.0),
+    ],
+)
+def test_a_value_outside_the_support_is_refused_in_a_sentence(site, bad):
+    @gen
+    def prior():
+        return {"u": uniform(np.full(2, 0.2), 0.8) @ "u"}
+
+    @gen
+    def observation(params):
+        z = categorical(probs=np.full(2, 0.5)) @ "z"
+        return site(params["u"][z]) @ "x"
+
+    model = Mixture(name="m", num_components=2, exchangeable=True, prior=prior, observation=observation)
+    good = model.simulate(jax.random.key(0), 2)[2]
+    model.check(good)
+    with pytest.raises(ValueError, match="row 1 is .* outside the support of m"):
+        model.check(np.array([good[0], bad]))
 
 
 def test_simulation_works_vmapped_over_keys():
