@@ -319,11 +319,15 @@ def _judge(comparison: Comparison, summaries):
             entry["usable"] = verdicts.usable(*figures) and not broken
             size = np.size(result.log_weights)
             entry["verdict"] = verdicts.of_weights(rows, reference.label, size, *figures, evidence, known)
+            if not entry["usable"]:
+                comparison.labellings.pop(name, None)
         else:
             entry["usable"] = not broken
             shape = next(iter(summary.values.values())).shape
             if summary.kind == "chains":
                 entry["verdict"] = verdicts.of_chains(rows, reference.label, shape, stuck(summary.values))
+                masses = {} if comparison.model.exchangeable else comparison.labellings.get("reference", {})
+                entry["verdict"] += verdicts.of_shares(summary.shares, masses)
             else:
                 start = "exact" if entry["kind"] == "exact" else "independent draws"
                 entry["verdict"] = f"{start}; {verdicts.agreement(rows, reference.label, shape[0] * shape[1])}"
@@ -361,6 +365,7 @@ def _point_verdict(comparison, summaries, name) -> str:
         admissible=bool(admissible.any()),
         restarts=(int(same.sum()), len(densities)),
         causes=_causes(result),
+        bounded=not any("no global maximum exists" in warning for warning in result.warnings),
     )
 
 

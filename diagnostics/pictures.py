@@ -137,7 +137,10 @@ class Fit:
         r = curves.mean(axis=0)  # (G, K): which component owns a value, on average
         owner = r.argmax(axis=1)[np.clip(np.searchsorted(grid, x), 0, len(grid) - 1)]
         within = [x[owner == k] - np.median(x[owner == k]) for k in set(owner.tolist())]
-        self.edges = _edges(x, np.concatenate(within), len(within))
+        mass = r / np.maximum(r.sum(axis=0), np.finfo(float).tiny)
+        centre = grid @ mass
+        fitted = np.sqrt(np.sum(mass * (grid[:, None] - centre) ** 2, axis=0)).min()  # sd of the narrowest component
+        self.edges = _edges(x, np.concatenate(within), len(within), fitted / 2)
         self.segments = segments(grid, self.shown, x)
 
 
@@ -154,6 +157,7 @@ def fit(result, model, x):
     else:
         grid = np.linspace(x.min() - 0.25 * span, x.max() + 0.25 * span, NUM_POINTS)
     curves = sorted_tables(model, draws, grid, "density")
+    curves[:, model.outside_support(grid)] = 0.0  # where a density function may say anything
     return Fit(grid, curves, x) if np.isfinite(curves).all() else None
 
 
@@ -179,12 +183,13 @@ def segments(grid, shown, x):
     return [(a - pad, b + pad) for a, b in pieces]
 
 
-def _edges(x, residuals, num_groups):
-    """Histogram bins as wide as one component asks for (Scott's rule within them); whole for whole-numbered data."""
+def _edges(x, residuals, num_groups, least):
+    """Histogram bins as wide as one component asks for (Scott's rule within them), at least `least`, beside whose
+    fitted density narrower bars would tower; whole for whole-numbered data."""
     per_group = max(len(x) / num_groups, 2)
     width = 2.6 * float(np.std(residuals)) * per_group ** (-1 / 3)
     span = float(np.ptp(x)) or 1.0
-    width = min(max(width, span / 400), span) or 1.0
+    width = min(max(width, span / 400, least), span) or 1.0
     if np.all(x == np.round(x)):
         width = max(1.0, round(width))
         return np.arange(x.min() - 0.5, x.max() + 0.5 + width, width)

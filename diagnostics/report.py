@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
+import inference
 from diagnostics import plots, report_tables, verdicts
 from diagnostics.compare import full_settings
 from diagnostics.pictures import data_uri
@@ -395,7 +396,9 @@ def command(comparison) -> str:
         words.append(f"--set {name}={value}")
     if comparison.data.get("name") != getattr(comparison.model.data, "name", None):
         words.append("--data FILE.csv")
-    words.append(f"--backends {','.join(comparison.backends)}")
+    ran = [name for name, entry in comparison.backends.items() if entry["status"] != "refused"]
+    if list(comparison.backends) != [name for name, (_, _, default) in inference.TABLE.items() if default]:
+        words.append(f"--backends {','.join(ran)}")
     words.append(f"--seed {comparison.seed}")
     changed = _changed(comparison.settings)
     for option, flag in COMMON.items():

@@ -127,7 +127,7 @@ def _means(comparison):
 
 
 def _costs(comparison):
-    columns = ("log evidence", "least ESS", "ESS/s", "compile s", "run s", "table passes", "gradients")
+    columns = ("log evidence", "least bulk ESS", "ESS/s", "compile s", "run s", "table passes", "gradients")
     table = _table("Cost", "back end", *columns)
     for name in comparison.results:
         entry, rows = comparison.backends[name], [row for row in comparison.rows if row["backend"] == name]
@@ -155,7 +155,8 @@ def _labellings(comparison):
         cells = []
         for name, kind in columns:
             if kind == "mass":
-                cells.append(f"{masses[name][labelling]:.4g}" if labelling in masses[name] else "")
+                mass = masses[name].get(labelling)
+                cells.append("" if mass is None else f"{mass:.4f}" if mass >= 1e-3 else f"{mass:.1e}")
             else:
                 share, error = shares[name].get(labelling, (None, None))
                 cells.append(("" if share is None else f"{share:.4g}") + (f" ±{error:.1g}" if error else ""))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diagnostics.functionals import fixed_pairs, fixed_points, in_blocks, pointwise_log_likelihoods
+from diagnostics.verdicts import FEW_ESS
 from inference.results import Draws, Exact, PointMass
 from zoo import introspect
 from zoo.dataset import checksum
@@ -278,7 +279,7 @@ def _attributes(result, model, x, backend, settings, seed):
     evidence = {
         name: float(getattr(result, name))
         for name in ("log_evidence", "log_evidence_se")
-        if getattr(result, name, None) is not None
+        if getattr(result, name, None) is not None and not _collapsed(draws)
     }
     return evidence | {
         "backend": backend,
@@ -292,6 +293,15 @@ def _attributes(result, model, x, backend, settings, seed):
         "warnings": json.dumps(list(result.warnings)),
         "interrupted": int(getattr(draws, "interrupted", False)),
     }
+
+
+def _collapsed(draws) -> bool:
+    """Whether weighted draws are worth so few that not even the error of their evidence means anything."""
+    if getattr(draws, "log_weights", None) is None:
+        return False
+    log_weights = np.asarray(draws.log_weights, float).ravel()
+    w = np.exp(log_weights - log_weights.max())
+    return not w.sum() ** 2 / (w**2).sum() >= FEW_ESS
 
 
 # -- programs -----------------------------------------------------------------------------------------------------

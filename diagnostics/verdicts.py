@@ -25,6 +25,7 @@ USABLE_ESS, USABLE_PARETO = 100, 0.7
 FEW_ESS = 10  # below it not even the standard error means anything
 SAME = 1e-6  # constants: absolute, and relative to the reference
 EVIDENCE_SE = 4.0
+SHARE_OFF = 0.01  # of the draws in one labelling
 RARE = 1e-3  # a probability never seen may be so large that missing it had this probability
 MANY = 100  # draws: with fewer, that the standard error of a mean rests on few of them says nothing about its tail
 NO_RHAT = "R-hat needs at least two chains of four draws"
@@ -180,6 +181,8 @@ def agreement(rows: list[dict], source: str, num_draws: int) -> str:
         return f"disagrees with {source} in {_list(wrong)}"
     untested = [row["functional"] for row in held if varies(row) and row["z"] is None]
     besides = _left_out(held, untested, num_draws)
+    if len(held) < len(rows):
+        besides += f"; {len(rows) - len(held)} functionals have no reference"
     unclear = [i for i in each if not i.close]
     if unclear:
         factor = max(i.factor for i in unclear)
@@ -213,6 +216,16 @@ def of_chains(rows, source, shape, stuck=()) -> str:
     if chains_disagree(rows, stuck):
         return f"{start}: cannot tell, chains disagree"
     return f"{start}; {agreement(rows, source, shape[0] * shape[1])}"
+
+
+def of_shares(shares, masses) -> str:
+    """What a chain back end's share of draws in each labelling says against the labellings' masses, where one is off:
+    by more than .01 and by more than 4 standard errors (of independent draws where the share never varies)."""
+    for labelling, mass in masses.items():
+        share, error = shares.get(labelling, (mass, None))
+        if abs(share - mass) > SHARE_OFF and (error is None or abs(share - mass) > EVIDENCE_SE * error):
+            return f"; a share {share:.3g} of its draws has the labelling {labelling}, whose mass is {mass:.3g}"
+    return ""
 
 
 def usable(weight_ess: float, pareto_k: float) -> bool:
@@ -253,12 +266,14 @@ def _evidence_says(evidence, reference, right) -> str:
     return f"; log evidence {figures} is {'right within its error' if right else 'off by more than 4 standard errors'}"
 
 
-def of_point(value, likelihood, best, stored=None, *, map_estimate, admissible, restarts, causes=()) -> str:
+def of_point(
+    value, likelihood, best, stored=None, *, map_estimate, admissible, restarts, causes=(), bounded=True
+) -> str:
     """What is to be said of the best restart.
 
     `value`: what it maximised; `likelihood`: its log likelihood; `best`: (highest value of a draw elsewhere, where), or
     None; `stored`: the maximum likelihood where it is known; `restarts`: (as high, all); `causes`: how the restarts
-    that are not admissible ended.
+    that are not admissible ended; `bounded`: whether a global maximum exists.
     """
     if not admissible:
         ended = (
@@ -266,6 +281,8 @@ def of_point(value, likelihood, best, stored=None, *, map_estimate, admissible, 
         )
         return f"no admissible optimum: {ended}"
     what = ("the MAP", "log density") if map_estimate else ("the maximum likelihood", "log likelihood")
+    if map_estimate and not bounded:
+        what = ("the best admissible mode known", what[1])
     values = f"{what[1]} {value:.6f}" + (f", log likelihood {likelihood:.6f}" if map_estimate else "")
     reached = f"{values}, reached by {restarts[0]} of {restarts[1]} restarts"
     known = [(stored, "the stored maximum likelihood")] if stored is not None else []

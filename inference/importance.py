@@ -46,8 +46,9 @@ def importance(
     known = not model.param_shapes
     if known:
         num_particles = max(1, min(num_particles, MAX_KNOWN, int(MAX_ENTRIES // _num_observations(x))))
-    program = _summed_out(model)
-    return _run(model, program, x, key, num_particles, num_resampled, block, progress)
+    draws = _run(model, _summed_out(model), x, key, num_particles, num_resampled, block, progress)
+    said = (f"no unknown parameter, so all weights are equal: {num_particles} particles were drawn",) if known else ()
+    return draws._replace(warnings=draws.warnings + said)
 
 
 def importance_joint(

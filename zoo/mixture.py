@@ -295,12 +295,16 @@ class Mixture:
         huge = np.flatnonzero((np.abs(floats) > 1e100).reshape(len(values), -1).any(axis=1))
         if len(huge):
             raise ValueError(f"{name} row {huge[0]} is {values[huge[0]]}: its density underflows; rescale the data")
-        outside = self._outside_support(floats, address)
+        outside = self.outside_support(floats, address)
         if len(outside):
             raise ValueError(f"{name} row {outside[0]} is {values[outside[0]]}, outside the support of {self.name}")
         return floats
 
-    def _outside_support(self, values, address):
+    def outside_support(self, values, address="x"):
+        """Indices of the rows of float `values` (N, ...) that the family of the site `address` cannot produce.
+
+        Host side; families that are not listed here have no such rows (`check` asks their density).
+        """
         family = self.observation_shapes[address].family
         if family == "Bernoulli":
             return np.flatnonzero(((values != 0) & (values != 1)).reshape(len(values), -1).any(axis=1))

@@ -481,7 +481,7 @@ def test_a_stored_reference_serves_where_nothing_exact_ran_and_none_is_said_to_b
     comparison = compare(bento())
     assert comparison.reference.kind == "stored" and comparison.reference.log_evidence == LOG_EVIDENCE
     assert comparison.backends["tried"]["verdict"].endswith(
-        "agrees with the stored reference (to within 0.3 sd) on 1 functional"
+        "agrees with the stored reference (to within 0.3 sd) on 1 functional; 26 functionals have no reference"
     )
     monkeypatch.setattr(truth, "stored_reference", lambda model, x: None)
     comparison = compare(bento())
@@ -596,3 +596,10 @@ def test_a_probability_that_only_weightless_draws_move_is_constant_under_the_wei
     assert constant("co_clustering[0,1]", f, sd)
     assert not constant("co_clustering[0,1]", f)
     assert not constant("co_clustering[0,1]", f, 1e-3)
+
+
+def test_chains_that_stay_in_one_labelling_are_said_to():
+    masses = {(0, 1, 2): 0.956, (1, 0, 2): 0.023}
+    stuck, free = {(0, 1, 2): (1.0, None)}, {(0, 1, 2): (0.958, 0.003), (1, 0, 2): (0.021, 0.002)}
+    said = "; a share 1 of its draws has the labelling (0, 1, 2), whose mass is 0.956"
+    assert verdicts.of_shares(stuck, masses) == said and verdicts.of_shares(free, masses) == ""

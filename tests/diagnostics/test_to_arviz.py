@@ -91,14 +91,22 @@ def test_too_many_entries_leave_summaries_and_the_file_says_so(monkeypatch):
 
 def test_weighted_draws_keep_their_weights_and_a_resampled_posterior(tmp_path):
     log_weights = np.zeros((1, 40))
-    log_weights[0, 7] = np.log(60.0)
+    log_weights[0, 7] = np.log(10.0)
     draws = chains(1, 40, log_weights=log_weights, log_evidence=-65.3, log_evidence_se=0.1)
     data = there_and_back(draws, bento_full(), tmp_path / "importance.nc")
     np.testing.assert_array_equal(data["weighted"]["log_weights"], log_weights)
     np.testing.assert_array_equal(data["weighted"]["means"], draws.params["means"])
     chosen = (data.posterior["means"].values == draws.params["means"][0, 7]).all(axis=-1)
-    assert abs(chosen.mean() - 60 / 99) <= 1 / 1000  # systematic resampling is off by at most one copy
+    assert abs(chosen.mean() - 10 / 49) <= 1 / 1000  # systematic resampling is off by at most one copy
     assert data.posterior.attrs["log_evidence"] == -65.3
+
+
+def test_collapsed_weights_leave_no_estimate_of_the_evidence(tmp_path):
+    log_weights = np.zeros((1, 40))
+    log_weights[0, 7] = 30.0
+    draws = chains(1, 40, log_weights=log_weights, log_evidence=-65.3, log_evidence_se=1.0)
+    data = there_and_back(draws, bento_full(), tmp_path / "importance.nc")
+    assert "log_evidence" not in data.posterior.attrs and "log_evidence" not in data["weighted"].attrs
 
 
 def test_resampling_keeps_draws_and_their_assignments_together():

@@ -23,6 +23,25 @@ from zoo.mixture import Mixture, builder, positive, simplex
 
 SOURCE = "Mystery-bento chapters of an introductory GenJAX tutorial on Gaussian mixture models"
 
+KNOWN = """Mystery bentos of two kinds whose weights are known: only which box is of which kind is not.
+
+    z[n] ~ Categorical(.7, .3)                    which kind bento n is
+    x[n] ~ Normal((500, 350)[z[n]], 2)            its weight in grams
+
+Nothing is hard: P(z[n] | x[n]) is Bayes' rule, one box at a time. It is here to check everything else against.
+"""
+FULL = """Mystery bentos of two kinds, told apart by weight alone, about which nothing is known for sure.
+
+    weights      ~ Dirichlet(1, 1)                      shares of the kinds
+    means[k]     ~ Normal(400, 50)                      grams, k = 0, 1
+    variances[k] ~ InverseGamma(3, 8)                   grams squared
+    z[n]         ~ Categorical(weights)                 which kind bento n is
+    x[n]         ~ Normal(means[z[n]], sqrt(variances[z[n]]))
+
+What makes it hard: two identical modes, one for each labelling of the kinds, and ten boxes of each kind at most to
+learn three numbers from.
+"""
+
 # fmt: off
 GRAMS = np.array([
     498, 352, 501, 349, 497, 503, 351, 500, 348, 502,
@@ -131,7 +150,7 @@ def bento_known(*, weights=(0.7, 0.3), means=(500.0, 350.0), scales=(2.0, 2.0)) 
         data=BENTOS,
         family="gaussian",
         title="Mystery bentos, parameters known",
-        description=__doc__,
+        description=KNOWN,
         source=SOURCE,
     )
 
@@ -176,7 +195,7 @@ def bento_full(
         data=BENTOS,
         family="gaussian",
         title="Mystery bentos, weights, means and variances unknown",
-        description=__doc__,
+        description=FULL,
         source=SOURCE,
         order_by="means",
     )

@@ -22,6 +22,18 @@ from zoo.mixture import Mixture, builder, positive, simplex
 
 SOURCE = "Three-blend exercise of an introductory GenJAX tutorial on Gaussian mixture models"
 
+FULL = """Three coffee blends, told apart by the caffeine in 30 cups, with shares and spreads unknown too.
+
+    weights      ~ Dirichlet(1, 1, 1)                   shares of the blends
+    means[k]     ~ Normal((80, 120, 160)[k], 20)        mg per cup, k = 0, 1, 2
+    variances[k] ~ InverseGamma(3, 50)                  mg squared
+    z[n]         ~ Categorical(weights)                 the blend of cup n
+    x[n]         ~ Normal(means[z[n]], sqrt(variances[z[n]]))
+
+What makes it hard: the blends' priors overlap, so other labellings than the obvious one have mass too, and ten cups
+of each blend say little about its spread.
+"""
+
 # fmt: off
 CAFFEINE = np.array([
     82, 118, 155, 80, 120, 158, 79, 115, 160, 83, 121, 157, 81, 119, 156,
@@ -124,7 +136,7 @@ def coffee_full(
         data=CUPS,
         family="gaussian",
         title="Three coffee blends, weights, means and variances unknown",
-        description=__doc__,
+        description=FULL,
         source=SOURCE,
         order_by="means",
     )
