@@ -57,7 +57,7 @@ def check_settings(backend: str, settings: dict) -> None:
 
     parameters = inspect.signature(BACKENDS[backend].run).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    del defaults["progress"]
+    defaults = {name: value for name, value in defaults.items() if name not in ("progress", "resume")}
     for name, value in settings.items():
         if name not in defaults:
             raise ValueError(f"{backend} has no setting {name!r}: {nearest(name, defaults)}")
@@ -86,11 +86,13 @@ def _unlike(name, value, default) -> str | None:
     return None if whole else f"a whole number, {least} or more"
 
 
-def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, **settings):
+def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, resume=None, **settings):
     """One posterior by one back end: Draws, PointMass or Exact (`inference.results`).
 
     `x` defaults to the model's own data. Every back end has a key of its own from the one seed.
-    progress(steps_done, steps_total) is called as it runs. Raises Refused when the back end cannot serve the model,
+    progress(steps_done, steps_total) is called as it runs. `resume`: Draws of an earlier run with the same model, data,
+    seed and settings, interrupted or with fewer draws, that a back end of kind mcmc goes on from; the result is bit for
+    bit that of one run without a break. Raises Refused when the back end cannot serve the model,
     ValueError for bad data or settings, before anything compiles.
     """
     import zlib
@@ -105,6 +107,10 @@ def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, 
     reason = entry.refuses(model, x)
     if reason:
         raise Refused(f"{backend} refuses {model.name}: {reason}")
+    if resume is not None:
+        if entry.kind != "mcmc":
+            raise ValueError(f"resume goes on with Markov chains, and {backend} has none")
+        settings["resume"] = resume
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(backend.encode()))
     return entry.run(model, x, key, progress=progress, **settings)
 

@@ -36,7 +36,9 @@ def _others(model):
     return tuple(name for name in model.param_shapes if name not in drawn)
 
 
-def gibbs(model, x, key, *, num_chains=4, num_warmup=500, num_draws=1000, thin=5, permute=True, progress=None) -> Draws:
+def gibbs(
+    model, x, key, *, num_chains=4, num_warmup=500, num_draws=1000, thin=5, permute=True, progress=None, resume=None
+) -> Draws:
     """Draws from p(params, assignments | x) by systematic-scan Gibbs sampling; one draw is kept every `thin` sweeps.
 
     A sweep draws every parameter given the assignments (conjugate conditionals of `inference.conjugacy`, univariate
@@ -48,23 +50,20 @@ def gibbs(model, x, key, *, num_chains=4, num_warmup=500, num_draws=1000, thin=5
     with those draws as Metropolis-Hastings proposals and says so.
     """
 
-    def run(**how):
-        key_start, key_chains = jax.random.split(key)
-        sampler = build(model, num_warmup, permute, thin, **how)
-        params = space.starts(model, key_start, x, num_chains)
-        keys = jax.random.split(key_chains, num_chains)
-        return loop.run(sampler, keys, num_warmup + num_draws, x, params=params, on_chunk=progress)
-
-    result = run()
-    warnings: tuple[str, ...] = ()
-    error = float(np.max(result.out["conjugacy_error"])) if result.out is not None else 0.0
-    if not error <= TOLERANCE[jnp.result_type(float).name]:
-        result = run(accept=True)
-        warnings = (
-            f"a conjugate conditional does not fit the joint density (relative error {error:.1e}): "
-            "its draws were used as Metropolis-Hastings proposals",
-        )
-    return loop.to_draws(result, num_warmup, warnings)
+    how = dict(num_chains=num_chains, num_warmup=num_warmup, num_draws=num_draws, progress=progress, resume=resume)
+    fits = lambda draws: float(np.max(draws.stats["conjugacy_error"])) <= TOLERANCE[jnp.result_type(float).name]
+    if resume is None or fits(resume):
+        draws = loop.sample(model, build(model, num_warmup, permute, thin), key, x, **how)
+        if fits(draws):
+            return draws
+    found = (draws if resume is None else resume).stats["conjugacy_error"][:, :1]
+    draws = loop.sample(model, build(model, num_warmup, permute, thin, accept=True), key, x, **how)
+    said = (
+        f"a conjugate conditional does not fit the joint density (relative error {np.max(found):.1e}): "
+        "its draws were used as Metropolis-Hastings proposals"
+    )
+    stats = draws.stats | {"conjugacy_error": np.broadcast_to(found, draws.stats["lp"].shape)}
+    return draws._replace(stats=stats, warnings=(said, *draws.warnings))
 
 
 @functools.cache

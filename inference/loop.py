@@ -1,6 +1,7 @@
 """The only sampling loop: chains by vmap, steps by scan, chunks of one length, compiling timed apart from running."""
 
 import functools
+import re
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,7 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from inference import space
 from inference.results import Cost, Draws
+
+CHUNK = 250  # steps of one compiled chunk, fewer where ...
+MAX_ENTRIES = 2**26  # ... assignments of a chunk, all chains together, would be more: an interrupt waits for a chunk
 
 
 class Sampler(NamedTuple):
@@ -32,21 +37,42 @@ class Run(NamedTuple):
     cost: Cost  # seconds and bytes only: the back end knows its evaluations
 
 
-def run(sampler, keys, num_steps, x, *, params=None, start=0, state=None, chunk=250, on_chunk=None) -> Run:
+def sample(model, sampler, key, x, *, num_chains, num_warmup, num_draws, progress=None, resume=None) -> Draws:
+    """Draws of a Markov chain back end, from a start of its own or going on from `resume`.
+
+    `resume`: Draws of an earlier, shorter run of the same sampler with the same key, data and settings; num_draws
+    counts its draws too. The result is bit for bit that of one run without a break. Raises KeyboardInterrupt when
+    interrupted before the first draw after warmup, ValueError when `resume` cannot be continued.
+    """
+    key_start, key_chains = jax.random.split(key)
+    keys, num_steps = jax.random.split(key_chains, num_chains), num_warmup + num_draws
+    if resume is None:
+        params = space.starts(model, key_start, x, num_chains)
+        return to_draws(run(sampler, keys, num_steps, x, params=params, on_chunk=progress), num_warmup)
+    _check_resume(resume, num_chains, num_warmup, num_draws)
+    state = _restored(sampler, resume.state, model, keys, x)
+    rest = run(sampler, keys, num_steps, x, start=resume.num_done, state=state, on_chunk=progress)
+    return resume._replace(interrupted=rest.interrupted) if rest.out is None else _joined(resume, to_draws(rest, 0))
+
+
+def run(sampler, keys, num_steps, x, *, params=None, start=0, state=None, chunk=None, on_chunk=None) -> Run:
     """Steps start..num_steps-1 of every chain; step i of a chain uses fold_in(chain_key, i).
 
     Without `state` the chains begin at `params` (C, ...), by `sampler.init`. The program runs `chunk` steps at a
-    time whatever is asked, so chunking and resuming change no bit. After each chunk `on_chunk(done, num_steps)`.
+    time whatever is asked (default: by the size of the data), so chunking and resuming change no bit. After each
+    chunk `on_chunk(done, num_steps)`.
     Ctrl-C between or within chunks returns the finished chunks, marked `interrupted`.
     """
     x = jax.tree.map(jnp.asarray, x)
-    cost, outs, done, interrupted = Cost(), [], start, False
+    cost, done, interrupted = Cost(), start, False
+    outs: list = []
     if state is None:
         init, seconds, size = compiled(_init_program(sampler.init), keys, params, x)
         started = time.perf_counter()
         state = jax.block_until_ready(init(keys, params, x))
         cost += Cost(seconds, time.perf_counter() - started, 0, 0, size)
-    chunk = max(1, min(chunk, num_steps - start))
+    rows = len(keys) * max((len(leaf) for leaf in jax.tree.leaves(x)), default=1)
+    chunk = chunk or max(1, min(CHUNK, MAX_ENTRIES // rows))
     args = (keys, jnp.int32(start), jnp.int32(num_steps), state, x)
     program, seconds, size = compiled(_chunk_program(sampler.step, chunk), *args)
     cost += Cost(seconds, 0.0, 0, 0, size)
@@ -55,8 +81,8 @@ def run(sampler, keys, num_steps, x, *, params=None, start=0, state=None, chunk=
         while done < num_steps:
             state_next, out = program(keys, jnp.int32(done), jnp.int32(num_steps), state, x)
             kept = min(chunk, num_steps - done)
-            outs.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:kept], out))  # noqa: B023
-            state, done = state_next, done + kept
+            out = jax.tree.map(lambda leaf: np.asarray(leaf)[:kept], out)  # noqa: B023
+            outs, state, done = [*outs, out], state_next, done + kept  # together: an interrupt leaves all or none
             if on_chunk is not None:
                 on_chunk(done, num_steps)
     except KeyboardInterrupt:
@@ -69,7 +95,7 @@ def run(sampler, keys, num_steps, x, *, params=None, start=0, state=None, chunk=
 def to_draws(run, num_warmup, warnings=()) -> Draws:
     """The draws after warmup of a run whose `out` has params, assignments, num_evaluations and stats (each (C, S))."""
     if run.out is None or run.num_done <= num_warmup:
-        raise KeyboardInterrupt("interrupted before the first draw after warmup")
+        raise KeyboardInterrupt("interrupted before the first draw after warmup: there is nothing to keep")
     kept = jax.tree.map(lambda leaf: leaf[:, num_warmup:], run.out)
     stats = {k: v for k, v in kept.items() if k not in ("params", "assignments")}
     if "conjugacy_error" in stats:  # measured in warmup only
@@ -87,6 +113,75 @@ def to_draws(run, num_warmup, warnings=()) -> Draws:
         interrupted=run.interrupted,
         warnings=warnings,
     )
+
+
+# -- going on with an earlier run -------------------------------------------------------------------------
+
+
+def state_leaves(state) -> dict:
+    """Every array of a sampler's state under a plain name; keys of random numbers as their words."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        is_key = jnp.issubdtype(getattr(leaf, "dtype", np.float64), jax.dtypes.prng_key)
+        name = _plain(path)
+        found[name] = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+    return found
+
+
+def _plain(path) -> str:
+    return re.sub(r"\W+", "_", jax.tree_util.keystr(path)).strip("_") or "state"
+
+
+def _restored(sampler, state, model, keys, x):
+    """The state as the sampler's own structure, where it comes as leaves by name (read from a file)."""
+    if not isinstance(state, dict):
+        return state
+    params = {k: jax.ShapeDtypeStruct((len(keys), *s.shape), s.dtype) for k, s in model.param_shapes.items()}
+    template = jax.eval_shape(_init_program(sampler.init), keys, params, jax.tree.map(jnp.asarray, x))
+    wanted = jax.tree_util.tree_flatten_with_path(template)[0]
+    leaves = []
+    for path, leaf in wanted:
+        name = _plain(path)
+        if name not in state:
+            raise ValueError(f"resume: the saved state has no {name}; it is of another sampler or version")
+        value = jnp.asarray(state[name])
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        value = jax.random.wrap_key_data(value) if is_key else value.astype(leaf.dtype)
+        if value.shape != leaf.shape:
+            raise ValueError(
+                f"resume: the saved {name} has shape {value.shape}, not {leaf.shape}: other data or chains"
+            )
+        leaves.append(value)
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def _check_resume(earlier, num_chains, num_warmup, num_draws):
+    if earlier.state is None or earlier.assignments is None:
+        raise ValueError("resume: the earlier run has no sampler state or no assignments, so it cannot be continued")
+    chains, kept = np.shape(earlier.assignments)[:2]
+    if chains != num_chains or earlier.num_done != num_warmup + kept:
+        raise ValueError(
+            f"resume: the earlier run has {chains} chains and {earlier.num_done - kept} warmup steps, this one "
+            f"{num_chains} and {num_warmup}; they should be the same"
+        )
+    if kept > num_draws:
+        raise ValueError(f"resume: the earlier run has {kept} draws per chain already; num_draws should be more")
+
+
+def _joined(earlier, later) -> Draws:
+    join = lambda a, b: np.concatenate([np.asarray(a), np.asarray(b)], axis=1)
+    stats = {name: join(earlier.stats[name], leaf) for name, leaf in later.stats.items()}
+    if "conjugacy_error" in stats:  # measured in warmup, the same for every draw
+        stats["conjugacy_error"] = np.broadcast_to(earlier.stats["conjugacy_error"][:, :1], stats["lp"].shape)
+    return later._replace(
+        params={name: join(earlier.params[name], leaf) for name, leaf in later.params.items()},
+        assignments=join(earlier.assignments, later.assignments),
+        stats=stats,
+        cost=earlier.cost + later.cost,
+    )
+
+
+# -- programs ---------------------------------------------------------------------------------------------
 
 
 def compiled(function, *args):

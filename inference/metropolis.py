@@ -32,7 +32,17 @@ def refuses(model, x) -> str | None:
 
 
 def metropolis(
-    model, x, key, *, num_chains=4, num_warmup=500, num_draws=1000, thin=10, permute=True, progress=None
+    model,
+    x,
+    key,
+    *,
+    num_chains=4,
+    num_warmup=500,
+    num_draws=1000,
+    thin=10,
+    permute=True,
+    progress=None,
+    resume=None,
 ) -> Draws:
     """Draws from p(params, assignments | x) by Metropolis-Hastings; one draw is kept every `thin` sweeps.
 
@@ -42,12 +52,9 @@ def metropolis(
     (`inference.labels`; `permute=False` switches it off). Step sizes adapt during warmup only, towards acceptance
     .44 (Robbins & Monro), in the frame where labels stay put. Acceptance rates by move are in `stats`.
     """
-    key_start, key_chains = jax.random.split(key)
     sampler = build(model, num_warmup, permute, thin)
-    params = space.starts(model, key_start, x, num_chains)
-    keys = jax.random.split(key_chains, num_chains)
-    result = loop.run(sampler, keys, num_warmup + num_draws, x, params=params, on_chunk=progress)
-    return loop.to_draws(result, num_warmup)
+    how = dict(num_chains=num_chains, num_warmup=num_warmup, num_draws=num_draws, progress=progress, resume=resume)
+    return loop.sample(model, sampler, key, x, **how)
 
 
 @functools.cache

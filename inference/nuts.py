@@ -41,6 +41,7 @@ def nuts(
     target_accept=0.8,
     max_tree_depth=10,
     progress=None,
+    resume=None,
 ) -> Draws:
     """Draws from p(params | x) by the No-U-Turn sampler (Hoffman & Gelman 2014), then assignments from the table.
 
@@ -49,12 +50,9 @@ def nuts(
     from its full conditional after every transition, with potential and gradient computed afresh. `permute=False`
     switches this off.
     """
-    key_start, key_chains = jax.random.split(key)
     sampler = build(model, num_warmup, permute, dense_mass, target_accept, max_tree_depth)
-    params = space.starts(model, key_start, x, num_chains)
-    keys = jax.random.split(key_chains, num_chains)
-    result = loop.run(sampler, keys, num_warmup + num_draws, x, params=params, on_chunk=progress)
-    draws = loop.to_draws(result, num_warmup)
+    how = dict(num_chains=num_chains, num_warmup=num_warmup, num_draws=num_draws, progress=progress, resume=resume)
+    draws = loop.sample(model, sampler, key, x, **how)
     divergent = int(draws.stats["diverging"].sum())
     warnings = (f"{divergent} of {draws.stats['diverging'].size} draws diverged",) if divergent else ()
     return draws._replace(warnings=draws.warnings + warnings)

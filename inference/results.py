@@ -29,7 +29,7 @@ class Draws(NamedTuple):
     log_evidence: float | None = None
     log_evidence_se: float | None = None
     stats: dict[str, Any] = {}  # (C, S) each, under ArviZ's names
-    state: Any = None  # last state of every chain, its adaptation included
+    state: Any = None  # last state of every chain, its adaptation included; read from a file: its leaves by name
     num_done: int = 0  # steps finished per chain, warmup included
     interrupted: bool = False
     warnings: tuple[str, ...] = ()

@@ -1,0 +1,95 @@
+"""An interrupted run that goes on is the uninterrupted one, bit for bit."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from inference import conjugacy, fit, gibbs, loop
+from inference.results import Draws
+from zoo.models.bento import bento
+from zoo.models.coffee import coffee
+
+CHAINS = ("gibbs", "metropolis", "nuts")
+SETTINGS = dict(num_chains=2, num_warmup=20, num_draws=40)
+
+
+def numbers(draws: Draws):
+    """Everything but the seconds: parameters, assignments, statistics and the last state."""
+    return draws.params, draws.assignments, draws.stats, loop.state_leaves(draws.state)
+
+
+def assert_same(one: Draws, two: Draws):
+    assert jax.tree.structure(numbers(one)) == jax.tree.structure(numbers(two))
+    for a, b in zip(jax.tree.leaves(numbers(one)), jax.tree.leaves(numbers(two)), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert np.asarray(a).dtype == np.asarray(b).dtype
+    assert (one.num_done, one.interrupted) == (two.num_done, two.interrupted)
+    assert one.cost.table_evaluations == two.cost.table_evaluations
+
+
+@functools.cache
+def whole(model, backend):
+    return fit(model, backend, seed=5, **SETTINGS)
+
+
+def interrupted(model, backend, monkeypatch, after=30, chunk=10):
+    """A run cut by Ctrl-C after `after` steps, in chunks of another length."""
+    monkeypatch.setattr(loop, "CHUNK", chunk)
+
+    def stop(done, total):
+        if done >= after:
+            raise KeyboardInterrupt
+
+    draws = fit(model, backend, seed=5, progress=stop, **SETTINGS)
+    monkeypatch.undo()
+    return draws
+
+
+@pytest.mark.parametrize("backend", CHAINS)
+@pytest.mark.parametrize("model", [bento(), coffee()], ids=["bento", "coffee"])
+def test_a_run_cut_by_ctrl_c_goes_on_to_the_same_bits(model, backend, monkeypatch):
+    first = interrupted(model, backend, monkeypatch)
+    assert first.interrupted and first.num_done == 30 and first.assignments.shape[:2] == (2, 10)
+    assert_same(fit(model, backend, seed=5, resume=first, **SETTINGS), whole(model, backend))
+
+
+@pytest.mark.parametrize("backend", CHAINS)
+def test_a_finished_run_is_extended_as_if_more_draws_had_been_asked_for(backend):
+    short = fit(coffee(), backend, seed=5, **SETTINGS | {"num_draws": 15})
+    assert_same(fit(coffee(), backend, seed=5, resume=short, **SETTINGS), whole(coffee(), backend))
+
+
+def test_nothing_more_to_do_gives_the_same_draws_back():
+    assert_same(fit(coffee(), "gibbs", seed=5, resume=whole(coffee(), "gibbs"), **SETTINGS), whole(coffee(), "gibbs"))
+
+
+def test_a_conjugate_rule_found_wrong_stays_a_proposal_after_the_break(monkeypatch):
+    wrong = lambda rule, params, r, x: type(rule.conditional(params, r, x))(rule.conditional(params, r, x).loc, 3.0)
+    real = conjugacy.rules
+    bent = lambda model: tuple(rule._replace(conditional=functools.partial(wrong, rule)) for rule in real(model))
+    monkeypatch.setattr(conjugacy, "rules", bent)
+    run = functools.partial(gibbs.gibbs, bento(scale=38.0), bento().data.x, jax.random.key(0))
+    full, short = run(**SETTINGS), run(**SETTINGS | {"num_draws": 15})
+    again = run(resume=short, **SETTINGS)
+    assert "Metropolis-Hastings" in again.warnings[0] and full.stats["conjugacy_error"].min() > 1e-3
+    assert_same(again, full)
+
+
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        (SETTINGS | {"num_chains": 3}, "has 2 chains and 20 warmup steps, this one 3 and 20"),
+        (SETTINGS | {"num_warmup": 10}, "has 2 chains and 20 warmup steps, this one 2 and 10"),
+        (SETTINGS | {"num_draws": 5}, "has 40 draws per chain already"),
+    ],
+)
+def test_a_run_that_does_not_continue_the_earlier_one_is_refused_in_a_sentence(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        fit(coffee(), "gibbs", seed=5, resume=whole(coffee(), "gibbs"), **settings)
+
+
+def test_only_chains_can_go_on():
+    with pytest.raises(ValueError, match="em has none"):
+        fit(coffee(), "em", resume=whole(coffee(), "gibbs"))
