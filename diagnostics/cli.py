@@ -115,6 +115,7 @@ def build_command(name: str, parser: Parser | None = None) -> Parser:
     add("--column", metavar="NAME[,NAME]", help="the columns of FILE to take")
     if name == "fit":
         add("--backend", metavar="NAME", default="gibbs", help="default: gibbs")
+        add("--resume", metavar="RUN.nc", help="go on with a saved run of chains: interrupted, or to more --draws")
     else:
         add("--backends", metavar="NAME[,NAME]", help="default: every one that applies")
     add("--option", metavar="[BACKEND.]NAME=VALUE", action="append", default=[], help="a back end's setting (TOML)")

@@ -55,7 +55,7 @@ def show(args) -> int:
 
 def fit(args) -> int:
     """`zoo fit`: one back end; a summary, and <backend>.nc."""
-    comparison = _run(args, [args.backend])
+    comparison = _run(args, [args.backend], args.resume)
     entry = comparison.backends[args.backend]
     written = []
     if args.out and args.backend in comparison.results:
@@ -63,7 +63,9 @@ def fit(args) -> int:
 
         settings = comparison.settings[args.backend]
         result = comparison.results[args.backend]
-        data = to_arviz(result, comparison.model, comparison.x, backend=args.backend, settings=settings, seed=args.seed)
+        data = to_arviz(
+            result, comparison.model, comparison.x, backend=args.backend, settings=settings, seed=comparison.seed
+        )
         written.append(write(data, pathlib.Path(args.out) / f"{args.backend}.nc"))
     if args.json:
         print(comparison.to_json())
@@ -73,6 +75,8 @@ def fit(args) -> int:
             out.print(tables.summary(comparison, args.backend))
         tables.print_verdicts(out, comparison)
         tables.print_paths(out, written)
+    if comparison.interrupted and written and entry["kind"] == "mcmc":
+        print(f"zoo fit: interrupted; the same command with --resume {written[0]} goes on from there", file=sys.stderr)
     return int(comparison.interrupted or entry["status"] != "ok")
 
 
@@ -109,7 +113,7 @@ def compare(args) -> int:
 # -- input --------------------------------------------------------------------------------------------------------
 
 
-def _run(args, backends):
+def _run(args, backends, resume=None):
     """The comparison the command line asks for; cheap checks first, JAX after them."""
     import inference
     from zoo import nearest
@@ -137,8 +141,26 @@ def _run(args, backends):
     settings = {k: v for k, v in common.items() if v is not None and k in taken} | settings
     x = data if data is not None else _own(model)
     _check_distinct(model, model.check(x.x), plan(names, settings))
+    seed, earlier = args.seed, None
+    if resume is not None:
+        seed, settings, earlier = _resumed(args, model, model.check(x.x), plan(names, settings)[names[0]])
     with tables.progress_bars(not (args.quiet or args.json)) as progress:
-        return compare(model, backends, x, args.seed, settings, progress=progress)
+        return compare(model, backends, x, seed, settings, progress=progress, resume=earlier)
+
+
+def _resumed(args, model, x, given):
+    """Seed, settings and draws of the saved run; ValueError where the command line asks for another one."""
+    from diagnostics import resume
+    from inference import TABLE
+
+    if TABLE[args.backend][1] != "mcmc":
+        raise ValueError(f"--resume goes on with Markov chains, and {args.backend} has none")
+    saved = resume.read(args.resume, model, x)
+    if saved.backend != args.backend:
+        raise ValueError(f"--resume: {args.resume} is a run of {saved.backend}; give --backend {saved.backend}")
+    if args.seed not in (0, saved.seed):
+        raise ValueError(f"--resume: the saved run has seed {saved.seed}, not {args.seed}; leave --seed out")
+    return saved.seed, {args.backend: resume.settings(saved, given)}, saved.draws
 
 
 def _entry(args) -> dict | None:

@@ -111,14 +111,16 @@ class Comparison:
         return f"<h3>{escape(self.model.name)}</h3><ul>{says}</ul>{table}"
 
 
-def compare(model, backends=None, x=None, seed=0, settings=None, reference=None, progress=None) -> Comparison:
+def compare(
+    model, backends=None, x=None, seed=0, settings=None, reference=None, progress=None, resume=None
+) -> Comparison:
     """Runs back ends on p(params, assignments | x) and compares every functional with a reference.
 
     backends: names, default every default one. settings: keywords of the back ends; a dictionary under a back end's
     name is for it alone, the others go to every back end that takes them. reference: None for the best available
     (quadrature, else enumeration, else a stored one, else none), the name of a back end of this run, a Reference, or
     "none". progress(backend, steps_done, steps_total) is called as they run, (backend, 0, 1) at the start of each and
-    (backend, 1, 1) at its end.
+    (backend, 1, 1) at its end. resume: Draws of an earlier run that the one back end named goes on from.
 
     A back end that refuses or fails does not stop the others; Ctrl-C keeps what is done. Raises ValueError for bad
     data, names or settings before anything runs.
@@ -137,7 +139,7 @@ def compare(model, backends=None, x=None, seed=0, settings=None, reference=None,
             continue
         if progress is not None:
             progress(name, 0, 1)
-        entries[name], result = _run(model, name, x, seed, plans[name], progress)
+        entries[name], result = _run(model, name, x, seed, plans[name], progress, resume)
         if progress is not None:
             progress(name, 1, 1)
         interrupted = entries[name]["reason"] == INTERRUPTED or getattr(result, "interrupted", False)
@@ -211,7 +213,7 @@ def full_settings(name: str, given: dict) -> dict:
     """Every setting of a back end by name: those given, else its defaults."""
     parameters = inspect.signature(inference.BACKENDS[name].run).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    return {key: given.get(key, value) for key, value in defaults.items() if key != "progress"}
+    return {key: given.get(key, value) for key, value in defaults.items() if key not in ("progress", "resume")}
 
 
 def _names(backends) -> list[str]:
@@ -248,7 +250,7 @@ def _data(model, x):
 INTERRUPTED = "interrupted"
 
 
-def _run(model, name, x, seed, settings, progress):
+def _run(model, name, x, seed, settings, progress, resume=None):
     """One back end: its entry, and its result or None."""
     try:
         reason = inference.BACKENDS[name].refuses(model, x)
@@ -256,7 +258,7 @@ def _run(model, name, x, seed, settings, progress):
             return _entry(name, "refused", reason), None
         if progress is not None and "progress" in inspect.signature(inference.BACKENDS[name].run).parameters:
             settings = {**settings, "progress": lambda done, total: progress(name, done, total)}
-        result = inference.fit(model, name, x, seed, **settings)
+        result = inference.fit(model, name, x, seed, resume=resume, **settings)
     except KeyboardInterrupt:
         return _entry(name, "failed", INTERRUPTED), None
     except Exception as error:  # whatever went wrong in one back end, the others' results are kept

@@ -25,9 +25,10 @@ def progress_bars(wanted: bool):
     if not wanted or not sys.stderr.isatty():
         yield None
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description:<16}"), BarColumn(), TimeElapsedColumn())
+    left = TextColumn("left"), TimeRemainingColumn(compact=True)
+    columns = (TextColumn("{task.description:<16}"), BarColumn(), TimeElapsedColumn(), *left)
     tasks: dict = {}
     with Progress(*columns, console=console(stderr=True), transient=True) as bars:
 

@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-import re
 import warnings
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 
 from diagnostics.functionals import fixed_pairs, fixed_points, in_blocks, pointwise_log_likelihoods
 from diagnostics.verdicts import FEW_ESS
+from inference.loop import state_leaves
 from inference.results import Draws, Exact, PointMass
 from zoo import introspect
 from zoo.dataset import checksum
@@ -213,11 +213,7 @@ def _constants(x, model):
 def _flat(state, num_chains):
     """Every array of the sampler's last state under a plain name, dims chain and its own."""
     variables = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
-        name = re.sub(r"\W+", "_", jax.tree_util.keystr(path)).strip("_") or "state"
-        if jnp.issubdtype(getattr(leaf, "dtype", np.float64), jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        leaf = np.asarray(leaf)
+    for name, leaf in state_leaves(state).items():
         first = ("chain",) if leaf.shape[:1] == (num_chains,) else ()
         dims = first + tuple(f"{name}_dim_{i}" for i in range(leaf.ndim - len(first)))
         variables[name] = (dims, leaf)
@@ -292,6 +288,8 @@ def _attributes(result, model, x, backend, settings, seed):
         "cost": json.dumps(result.cost._asdict(), default=float),
         "warnings": json.dumps(list(result.warnings)),
         "interrupted": int(getattr(draws, "interrupted", False)),
+        "num_done": int(getattr(draws, "num_done", 0)),
+        "precision": "float64" if jnp.result_type(float) == np.float64 else "float32",
     }
 
 
