@@ -34,6 +34,8 @@ def rules(model) -> tuple[Rule, ...]:
     """The rules that the declaration of `model` supports, in the order of its sites. Compiles one small program."""
     if not model.param_shapes or model.covariates_row is not None or set(model.observation_shapes) != {"x", "z"}:
         return ()
+    if model.observation_shapes["x"].shape:  # the rules are for one number per observation
+        return ()
     probed = _probe(model)
     found = (_rule_for(model, name, probed) for name in model.param_shapes)
     return tuple(rule for rule in found if rule is not None)
@@ -91,6 +93,37 @@ def dirichlet_weights(model, site):
         return counts / counts.sum()
 
     return Rule(site, "Dirichlet weights", conditional, mode)
+
+
+def gamma(model, site, likelihood):
+    """rates[k] ~ Gamma(a, b): Gamma(a + c_k, b + t_k), mode (a + c_k - 1) / (b + t_k), maximum likelihood c_k / t_k.
+
+    c_k and t_k by the likelihood (Gelman et al. 2013, sections 2.6 and 2.7):
+    "Poisson"      x | z=k ~ Poisson(rates[k]):                 sum_n r_nk x_n and n_k;
+    "exponential"  x | z=k ~ Exponential(rates[k]):             n_k and sum_n r_nk x_n;
+    "precision"    x | z=k ~ Normal(means[k], rates[k]^-1/2):   n_k/2 and sum_n r_nk (x_n - means[k])^2 / 2.
+    """
+
+    def statistics(params, r, x):
+        if likelihood == "precision":
+            return r.sum(0) / 2, _squares(model, params, r, x) / 2
+        return (r.T @ x, r.sum(0)) if likelihood == "Poisson" else (r.sum(0), r.T @ x)
+
+    def conditional(params, r, x):
+        a, b = _prior_arguments(model, params, site, "concentration", "rate")
+        c, t = statistics(params, r, x)
+        return dist.Gamma(a + c, b + t)
+
+    def mode(params, r, x, prior):
+        if prior:
+            q = conditional(params, r, x)
+            c, t = q.concentration - 1, q.rate
+        else:
+            c, t = statistics(params, r, x)
+        inside = (c > 0) & (t > 0)  # else the density rises to the border: stay
+        return jnp.where(inside, c / jnp.where(inside, t, 1.0), params[site])
+
+    return Rule(site, f"Gamma {'precision' if likelihood == 'precision' else f'rate, {likelihood}'}", conditional, mode)
 
 
 def normal_scale(model, site):
@@ -180,8 +213,13 @@ def _rule_for(model, name, probed):
             return normal_mean(model, name)
         if family == "InverseGamma" and is_site(x_arguments["scale"] ** 2) and _alone(probed, name, "x", "scale"):
             return inverse_gamma_variance(model, name)
+        if family == "Gamma" and is_site(x_arguments["scale"] ** -2) and _alone(probed, name, "x", "scale"):
+            return gamma(model, name, "precision")
         if is_site(x_arguments["scale"]) and _alone(probed, name, "x", "scale"):
             return normal_scale(model, name)
+    if family == "Gamma" and component in ("Poisson", "Exponential") and value.shape[1:] == (model.num_components,):
+        if is_site(x_arguments.get("rate")) and _alone(probed, name, "x", "rate"):
+            return gamma(model, name, "Poisson" if component == "Poisson" else "exponential")
     if family == "Dirichlet" and probed.families["z"] == "Categorical":
         if is_site(z_arguments.get("probs")) and _alone(probed, name, "z", "probs"):
             return dirichlet_weights(model, name)
