@@ -43,12 +43,14 @@ def importance(
     A model without unknown parameters has equal weights and exact evidence: at most 10,000 particles are drawn, each
     with exact assignments. After each block `progress(done, num_particles)`.
     """
-    known = not model.param_shapes
-    if known:
-        num_particles = max(1, min(num_particles, MAX_KNOWN, int(MAX_ENTRIES // _num_observations(x))))
-    draws = _run(model, _summed_out(model), x, key, num_particles, num_resampled, block, progress)
-    said = (f"no unknown parameter, so all weights are equal: {num_particles} particles were drawn",) if known else ()
-    return draws._replace(warnings=draws.warnings + said)
+    used = num_particles
+    if not model.param_shapes:
+        used = max(1, min(num_particles, MAX_KNOWN, int(MAX_ENTRIES // _num_observations(x))))
+    draws = _run(model, _summed_out(model), x, key, used, num_resampled, block, progress)
+    if used < num_particles:
+        said = f"no unknown parameter: {used} particles of equal weight serve for {num_particles}"
+        draws = draws._replace(warnings=(*draws.warnings, said))
+    return draws
 
 
 def importance_joint(
