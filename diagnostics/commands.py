@@ -293,6 +293,7 @@ def _hush():
 def describe(model) -> dict:
     """What `zoo show --json` holds: the declaration as maths, labels, data, back ends."""
     import inference
+    from inference import conjugacy
 
     prior, observation = maths(model)
     data = model.data
@@ -314,6 +315,10 @@ def describe(model) -> dict:
         "component_parameters": list(model.component_leaves),
         "order_by": model.order_by,
         "relabels": bool(model.relabels),
+        "conjugate": {
+            rule.site: {"rule": rule.name, "draw": rule.conditional is not None, "m_step": rule.mode is not None}
+            for rule in conjugacy.rules(model)
+        },
         "data": None
         if data is None
         else {

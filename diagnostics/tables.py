@@ -54,6 +54,12 @@ def print_model(out, found):
     alike = "exchangeable, relabelling changes nothing" if found["exchangeable"] else "not exchangeable, labels matter"
     out.print(f"    {alike}; {'a' if found['relabels'] else 'no'} relabelling exists")
     out.print(f"    parameters of the components: {own}{unknown}")
+    out.print("Conjugate sites, found from the declaration", style="bold")
+    for site, gives in found["conjugate"].items():
+        uses = [use for key, use in (("draw", "an exact draw"), ("m_step", "a closed M-step")) if gives[key]]
+        out.print(f"    {site}: {gives['rule']}, gives {' and '.join(uses)}", soft_wrap=True)
+    if not found["conjugate"]:
+        out.print("    none")
     if found["data"]:
         data = found["data"]
         out.print("Data", style="bold")

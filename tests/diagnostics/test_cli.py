@@ -218,6 +218,7 @@ def test_show_writes_the_declaration_as_maths(capsys):
         "z ~ Categorical(probs=weights)",
         "x | z = k ~ Normal(loc=means[k], scale=scales[k])",
         "quadrature: refuses, ",
+        "variances: InverseGamma variance, gives an exact draw and a closed M-step",
         "gibbs: serves it",
         "exchangeable, relabelling changes nothing; a relabelling exists",
     ]:
@@ -229,7 +230,7 @@ def test_show_as_json_names_every_back_end_and_the_data(capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["prior"] == [] and found["observation"][1] == "x | z = k ~ Normal(loc=[500, 350][k], scale=2)"
     assert found["backends"]["nuts"] == "no unknown parameter" and found["backends"]["gibbs"] is None
-    assert found["data"]["sha256"] and found["relabels"] is False
+    assert found["data"]["sha256"] and found["relabels"] is False and found["conjugate"] == {}
 
 
 def test_options_reach_their_back_end_in_toml_syntax():
