@@ -54,7 +54,11 @@ def nuts(
     how = dict(num_chains=num_chains, num_warmup=num_warmup, num_draws=num_draws, progress=progress, resume=resume)
     draws = loop.sample(model, sampler, key, x, **how)
     divergent = int(draws.stats["diverging"].sum())
-    warnings = (f"{divergent} of {draws.stats['diverging'].size} draws diverged",) if divergent else ()
+    size = draws.stats["diverging"].size
+    warnings = (f"{divergent} of {size} draws diverged",) if divergent else ()
+    full = int((draws.stats["n_steps"] >= 2**max_tree_depth - 1).sum())
+    if full:
+        warnings += (f"{full} of {size} draws used the whole tree of depth {max_tree_depth}: raise max_tree_depth",)
     return draws._replace(warnings=draws.warnings + warnings)
 
 
