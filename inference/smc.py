@@ -43,12 +43,15 @@ def smc(
     standard error comes from the spread of the runs. Assignments are exact draws from the table.
     """
     if num_chains < 8:
-        raise ValueError(f"num_chains should be at least 8, since errors come from the spread of runs; got {num_chains}")
+        raise ValueError(
+            f"num_chains should be at least 8, since errors come from the spread of runs; got {num_chains}"
+        )
     x = jax.tree.map(jnp.asarray, x)
     previous, moves, cost = None, num_moves, Cost()
     while True:
-        particles, log_z, stats, spent = _run(model, x, jax.random.fold_in(key, moves), num_chains, num_particles, moves,
-                                              permute, progress)
+        particles, log_z, stats, spent = _run(
+            model, x, jax.random.fold_in(key, moves), num_chains, num_particles, moves, permute, progress
+        )
         cost = cost + spent
         value = float(logsumexp(log_z) - np.log(num_chains))
         stable = previous is not None and abs(value - previous) <= STABLE

@@ -1,0 +1,42 @@
+"""Tempered sequential Monte Carlo: evidence and means against quadrature, and what is said of too few moves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diagnostics.summaries import runs_mean
+from inference import fit, smc
+from zoo import MODELS
+
+
+@pytest.mark.parametrize("name, known", [("bento", -65.31374998981), ("coffee", -118.54832326148525)])
+def test_evidence_is_that_of_quadrature(name, known):
+    result = fit(MODELS[name], "smc", seed=1)
+    assert result.log_evidence_se <= 0.1
+    assert abs(result.log_evidence - known) <= 4 * result.log_evidence_se
+
+
+def test_without_a_second_look_there_is_no_estimate():
+    result = fit(MODELS["bento"], "smc", seed=1, num_particles=32, num_moves=1, max_moves=1)
+    assert result.log_evidence is None and "unstable under more moves" in result.warnings[0]
+
+
+def test_next_temperature_keeps_half_the_particles():
+    log_lik = jnp.asarray(np.random.default_rng(0).normal(0, 30, 200))
+    dt = smc.next_step(log_lik, jnp.asarray(0.0))
+    w = np.exp(float(dt) * (np.asarray(log_lik) - float(log_lik.max())))
+    np.testing.assert_allclose(w.sum() ** 2 / np.square(w).sum(), 100.0, rtol=1e-6)
+
+
+def test_systematic_resampling_keeps_every_count_within_one_of_its_share():
+    w = np.random.default_rng(1).dirichlet(np.ones(50))
+    counts = np.bincount(smc.systematic(jax.random.key(0), jnp.log(w)), minlength=50)
+    assert np.all(np.abs(counts - 50 * w) < 1)
+
+
+def test_copies_within_a_run_do_not_shrink_the_error():
+    f = np.random.default_rng(2).normal(size=(8, 10))
+    error = runs_mean(np.full((8, 10), 1 / 80))(f)[1]
+    copied = runs_mean(np.full((8, 1000), 1 / 8000))(np.repeat(f, 100, axis=1))[1]
+    np.testing.assert_allclose([error, copied], f.mean(axis=1).std(ddof=1) / np.sqrt(8))
