@@ -111,7 +111,7 @@ def _weighted(draws, model, x):
 
 
 def _runs(draws, model, x):
-    """Independent runs of resampled particles: equal weights within a run, its estimate of the evidence between them."""
+    """Independent runs of resampled particles: equal weights within a run, its evidence between runs."""
     log_weights = np.asarray(draws.log_weights, float)
     if not np.isfinite(log_weights).any() or np.isnan(log_weights).any():
         raise ValueError("no draw has a finite weight")

@@ -17,6 +17,7 @@ from inference.results import Cost, Draws
 
 NUM_LEAPS = 5
 STABLE = 0.5  # change of the log evidence under twice the moves that is still agreement
+KEEP = 0.9  # conditional ESS of a step in temperature, as a share of the particles
 MAX_TEMPERATURES = 300
 BISECTIONS = 40
 TARGET_ACCEPT = 0.8
@@ -36,7 +37,7 @@ def smc(
 ) -> Draws:
     """C = `num_chains` independent runs of S = `num_particles`, each from the prior to the posterior.
 
-    The next temperature keeps the conditional ESS at S/2 (bisection); resampling is systematic; then `num_moves`
+    The next temperature keeps the conditional ESS at KEEP S (bisection); resampling is systematic; then `num_moves`
     Hamiltonian moves of all particles, followed by the labelling (`inference.labels`). Everything is repeated with
     twice the moves until log evidence changes by at most STABLE; past `max_moves` there is no estimate of it.
     `params` (C, S, ...), `log_weights` (C, S) the log evidence of each run: the mean weight is the evidence, and its
@@ -121,7 +122,7 @@ def _start(model):
 def _step(model, permute):
     """One temperature of every run: reweight, resample, move. `moves` is an argument, so one program serves all."""
     of = space.space_of(model)
-    relabel = labels.moves(model, permute)
+    move = kernel(model, permute)
 
     def run(args, moves, x):
         key, u, log_lik, t, scale = args
@@ -145,6 +146,18 @@ def _step(model, permute):
         u, scale, accept = jax.lax.fori_loop(0, moves, body, (u, scale, jnp.zeros(())))
         log_lik = jax.vmap(lambda u: _finite(model.log_likelihood(of.constrain(u), x)))(u)
         return u, log_lik, t, scale, increment, accept
+
+    def step(key, u, log_lik, t, scale, moves, x):
+        keys = jax.random.split(key, len(t))
+        return jax.lax.map(lambda args: run(args, moves, x), (keys, u, log_lik, t, scale))
+
+    return jax.jit(step)
+
+
+def kernel(model, permute):
+    """The move (key, u, t, scale, sd, x) -> u, acceptance probability, which leaves the law at temperature t alone."""
+    of = space.space_of(model)
+    relabel = labels.moves(model, permute)
 
     def move(key, u, t, scale, sd, x):
         """One Hamiltonian move (Neal 2011) with the cloud's scales for mass, then the labelling."""
@@ -176,15 +189,11 @@ def _step(model, permute):
     def log_tempered(params, t, x):
         return model.log_prior(params) + t * model.log_likelihood(params, x)
 
-    def step(key, u, log_lik, t, scale, moves, x):
-        keys = jax.random.split(key, len(t))
-        return jax.lax.map(lambda args: run(args, moves, x), (keys, u, log_lik, t, scale))
-
-    return jax.jit(step)
+    return move
 
 
 def next_step(log_lik, t):
-    """The largest dt <= 1 - t for which weights exp(dt log_lik) keep an ESS of half the particles."""
+    """The largest dt <= 1 - t for which weights exp(dt log_lik) keep an ESS of KEEP times the particles."""
 
     def ess(dt):
         log_w = jnp.where(dt > 0, dt * log_lik, 0.0)
@@ -193,12 +202,12 @@ def next_step(log_lik, t):
     def halve(_, bracket):
         low, high = bracket
         middle = 0.5 * (low + high)
-        enough = ess(middle) >= 0.5 * len(log_lik)
+        enough = ess(middle) >= KEEP * len(log_lik)
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
     rest = 1 - t
     low, _ = jax.lax.fori_loop(0, BISECTIONS, halve, (jnp.zeros_like(rest), rest))
-    return jnp.where(ess(rest) >= 0.5 * len(log_lik), rest, low)
+    return jnp.where(ess(rest) >= KEEP * len(log_lik), rest, low)
 
 
 def systematic(key, log_w):

@@ -22,11 +22,11 @@ def test_without_a_second_look_there_is_no_estimate():
     assert result.log_evidence is None and "unstable under more moves" in result.warnings[0]
 
 
-def test_next_temperature_keeps_half_the_particles():
+def test_next_temperature_keeps_the_stated_share_of_the_particles():
     log_lik = jnp.asarray(np.random.default_rng(0).normal(0, 30, 200))
     dt = smc.next_step(log_lik, jnp.asarray(0.0))
     w = np.exp(float(dt) * (np.asarray(log_lik) - float(log_lik.max())))
-    np.testing.assert_allclose(w.sum() ** 2 / np.square(w).sum(), 100.0, rtol=1e-6)
+    np.testing.assert_allclose(w.sum() ** 2 / np.square(w).sum(), smc.KEEP * 200, rtol=1e-6)
 
 
 def test_systematic_resampling_keeps_every_count_within_one_of_its_share():
@@ -40,3 +40,28 @@ def test_copies_within_a_run_do_not_shrink_the_error():
     error = runs_mean(np.full((8, 10), 1 / 80))(f)[1]
     copied = runs_mean(np.full((8, 1000), 1 / 8000))(np.repeat(f, 100, axis=1))[1]
     np.testing.assert_allclose([error, copied], f.mean(axis=1).std(ddof=1) / np.sqrt(8))
+
+
+@pytest.mark.parametrize("t", [0.3, 1.0])
+def test_moves_leave_the_tempered_law_alone(t):
+    """From draws of p(params) p(x | params)^t on a lattice, 50 moves later: means against sums over the lattice."""
+    model, num = MODELS["bento"], 4000
+    x = jnp.asarray(model.data.x)
+    of = smc.space.space_of(model)
+    lattice = jnp.concatenate([jnp.arange(340, 360, 0.25), jnp.arange(490, 510, 0.25)])
+    points = jnp.stack(jnp.meshgrid(lattice, lattice), -1).reshape(-1, 2)
+    log_lik = lambda u: model.log_likelihood(of.constrain(u), x)
+    log_prior = lambda u: model.log_prior(of.constrain(u)) + of.log_det(u)
+    on_grid, prior_on_grid = jax.jit(lambda us: jax.lax.map(lambda u: (log_lik(u), log_prior(u)), us))(points)
+    w = jax.nn.softmax(prior_on_grid + t * on_grid)
+    move = smc.kernel(model, True)
+
+    def chain(key, u):
+        step = lambda u, key: (move(key, u, t, 0.5, jnp.ones(2), x)[0], None)
+        return jax.lax.scan(step, u, jax.random.split(key, 50))[0]
+
+    u = points[np.random.default_rng(3).choice(len(points), num, p=np.asarray(w))]
+    u = jax.jit(jax.vmap(chain))(jax.random.split(jax.random.key(3), num), u)
+    for f_grid, f in [(on_grid, jax.vmap(log_lik)(u)), (points[:, 0], u[:, 0]), (points[:, 0] ** 2, u[:, 0] ** 2)]:
+        z = (f.mean() - (w * f_grid).sum()) / (f.std() / np.sqrt(num))
+        assert abs(z) < 4
