@@ -323,6 +323,12 @@ def _judge(comparison: Comparison, summaries):
             entry["verdict"] = verdicts.of_weights(rows, reference.label, size, *figures, evidence, known)
             if not entry["usable"]:
                 comparison.labellings.pop(name, None)
+        elif summary.kind == "runs":
+            entry["usable"] = entry["log_evidence"] is not None and not broken
+            num_runs, size = np.shape(result.log_weights)
+            said = verdicts.agreement(rows, reference.label, num_runs * size, num_runs - 1)
+            start = f"{num_runs} independent runs" if entry["usable"] else "not usable"
+            entry["verdict"] = f"{start}; {said}"
         else:
             entry["usable"] = not broken
             shape = next(iter(summary.values.values())).shape

@@ -15,7 +15,7 @@ from diagnostics.report_tables import DASH, number
 KINDS = {
     "exact": "computes the posterior itself, up to a numerical error",
     "mcmc": "correlated draws from the posterior, by Markov chains",
-    "weighted": "draws from the prior, weighted by how well they fit",
+    "weighted": "draws weighted by how well they fit",
     "point": "the single best point, without a spread",
     "approximate": "draws from an approximation of the posterior",
 }

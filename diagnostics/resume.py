@@ -15,7 +15,7 @@ from diagnostics.to_arviz import az, versions
 from inference.results import Cost, Draws
 from zoo.dataset import checksum
 
-SAME_VERSIONS = ("jax", "jaxlib", "genjax", "numpyro", "tensorflow-probability", "numpy")
+SAME_VERSIONS = ("mixture-zoo", "jax", "jaxlib", "genjax", "numpyro", "tensorflow-probability", "numpy")
 
 
 class Saved(NamedTuple):

@@ -20,7 +20,7 @@ class Summary(NamedTuple):
 
     values: dict[str, np.ndarray]  # each (C, S); (1, M) for weighted draws and nodes; (1, 1) for a point
     estimate: Callable  # (C, S) -> mean, standard error, and how many draws the latter rests on (`carriers`)
-    kind: str  # "chains", "weighted", "nodes", "independent" or "point"
+    kind: str  # "chains", "weighted", "runs", "nodes", "independent" or "point"
     labellings: dict[tuple[int, ...], float] = {}
     shares: dict[tuple[int, ...], tuple[float, float | None]] = {}  # chains: of draws in that order, with MCSE
     weight_ess: float | None = None
@@ -41,7 +41,7 @@ def summarise(result, kind: str, model, x) -> Summary:
     if kind == "exact" and draws is None:  # nothing is unknown but the assignments
         return Summary(functionals(model, {}, None, x), lambda f: (float(f.mean()), 0.0, math.inf), "independent")
     if draws.log_weights is not None:
-        return _weighted(draws, model, x)
+        return _runs(draws, model, x) if len(draws.log_weights) > 1 else _weighted(draws, model, x)
     values = functionals(model, draws.params, draws.assignments, x)
     estimate, name = (_chain_mean, "chains") if kind == "mcmc" else (_independent_mean, "independent")
     masses = labelling_masses(model, draws.params, x)
@@ -108,6 +108,33 @@ def _weighted(draws, model, x):
         weight_ess=float(1 / (w**2).sum()),
         pareto_k=_pareto(log_weights),
     )
+
+
+def _runs(draws, model, x):
+    """Independent runs of resampled particles: equal weights within a run, its evidence between runs."""
+    log_weights = np.asarray(draws.log_weights, float)
+    if not np.isfinite(log_weights).any() or np.isnan(log_weights).any():
+        raise ValueError("no draw has a finite weight")
+    share = np.exp(log_weights - log_weights.max())
+    mean = runs_mean(share / share.sum())
+    masses = labelling_masses(model, draws.params, x)
+    values = functionals(model, draws.params, draws.assignments, x)
+    return Summary(values, mean, "runs", {s: mean(m)[0] for s, m in masses.items()})
+
+
+def runs_mean(share):
+    """Mean under weights (C, S) that sum to 1, its error from the spread of the C runs alone: C/(C-1) sum of
+    (W_c (m_c - mean))^2, m_c the mean of run c and W_c its weight. Copies within a run never count as draws."""
+    num_runs = len(share)
+
+    def mean(f):
+        f = np.broadcast_to(f, share.shape)
+        centre = float((share * f).sum())
+        pulls = share * (f - centre)
+        variance = np.square(pulls.sum(axis=1)).sum() * num_runs / (num_runs - 1)
+        return centre, float(np.sqrt(variance)), carriers(pulls)
+
+    return mean
 
 
 def weighted_mean(share):

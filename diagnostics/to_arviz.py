@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import warnings
@@ -61,8 +62,11 @@ def to_arviz(result, model, x, *, backend="", settings=None, seed=None) -> az.In
 
 def write(data: az.InferenceData, path) -> pathlib.Path:
     """`data` as a netCDF file, by h5netcdf."""
-    data.to_netcdf(str(path), engine="h5netcdf")
-    return pathlib.Path(path)
+    path = pathlib.Path(path)
+    beside = path.with_name(path.name + ".part")  # an older run of this name is lost only once the new one is whole
+    data.to_netcdf(str(beside), engine="h5netcdf")
+    os.replace(beside, path)
+    return path
 
 
 def resample(draws: Draws, seed: int, num: int = NUM_RESAMPLED) -> Draws:

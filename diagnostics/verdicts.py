@@ -14,6 +14,8 @@ The spread is judged alike, by E[(f - reference mean)^2] / (2 reference variance
 from statistics import NormalDist
 from typing import NamedTuple
 
+from scipy.stats import t as student
+
 MIXED_ESS = 1000
 MIXED_RHAT = 1.01
 LEVEL = 0.01  # of the simultaneous intervals
@@ -55,9 +57,13 @@ class Interval(NamedTuple):
         return (self.half / room) ** 2
 
 
-def quantile(num: int, level: float) -> float:
-    """Bonferroni: the two-sided normal quantile at level / num; 4.4 for 100 comparisons at .001, 5.3 for 10,000."""
-    return NormalDist().inv_cdf(1 - level / (2 * max(num, 1)))
+def quantile(num: int, level: float, degrees: int | None = None) -> float:
+    """Bonferroni: the two-sided normal quantile at level / num; 4.4 for 100 comparisons at .001, 5.3 for 10,000.
+
+    `degrees` of freedom of the standard errors, where few runs make them up: Student's quantile.
+    """
+    tail = 1 - level / (2 * max(num, 1))
+    return NormalDist().inv_cdf(tail) if degrees is None else float(student.ppf(tail, degrees))
 
 
 def varies(row: dict) -> bool:
@@ -124,10 +130,10 @@ def chains_disagree(rows: list[dict], stuck: tuple[str, ...] = ()) -> bool:
     return bool(stuck) or any(row["rhat"] is not None and row["rhat"] > MIXED_RHAT for row in rows)
 
 
-def intervals(rows: list[dict]) -> list[Interval]:
+def intervals(rows: list[dict], degrees: int | None = None) -> list[Interval]:
     """Simultaneous intervals of every mean (where z exists) and spread (where z_sd exists) against the reference."""
     num = sum(row[name] is not None for row in rows for name in ("z", "z_sd"))
-    q, found = quantile(num, LEVEL), []
+    q, found = quantile(num, LEVEL, degrees), []
     for row in rows:
         sd = row["reference_sd"] or row["sd"]
         if row["z"] is not None and sd:
@@ -167,14 +173,14 @@ def not_finite(rows: list[dict]) -> list[str]:
     return [row["functional"] for row in rows if row["mean"] is None]
 
 
-def agreement(rows: list[dict], source: str, num_draws: int) -> str:
+def agreement(rows: list[dict], source: str, num_draws: int, degrees: int | None = None) -> str:
     """agrees / disagrees in ... / cannot tell, of draws whose standard errors can be trusted."""
     held = [row for row in rows if row["reference_mean"] is not None]
     if not held:
         return "there is no reference to compare with"
     if not_finite(held):
         return f"cannot tell: not finite in some draws: {_list(not_finite(held))}"
-    each, least = intervals(held), least_ess(held, num_draws)
+    each, least = intervals(held, degrees), least_ess(held, num_draws)
     wrong = [i.name for i in each if i.differs]
     wrong += [row["functional"] for row in held if constant_differs(row, least)]
     if wrong:

@@ -56,6 +56,8 @@ def gibbs(
         draws = loop.sample(model, build(model, num_warmup, permute, thin), key, x, **how)
         if fits(draws):
             return draws
+        if draws.interrupted:
+            raise KeyboardInterrupt("interrupted in a run with a conjugate conditional that does not fit: nothing kept")
     found = (draws if resume is None else resume).stats["conjugacy_error"][:, :1]
     draws = loop.sample(model, build(model, num_warmup, permute, thin, accept=True), key, x, **how)
     said = (

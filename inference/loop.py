@@ -14,7 +14,7 @@ from inference import space
 from inference.results import Cost, Draws
 
 CHUNK = 250  # steps of one compiled chunk, fewer where ...
-MAX_ENTRIES = 2**26  # ... assignments of a chunk, all chains together, would be more: an interrupt waits for a chunk
+MAX_ENTRIES = 2**22  # ... assignments of a chunk, all chains together, would be more: an interrupt waits for a chunk
 
 
 class Sampler(NamedTuple):
@@ -49,7 +49,7 @@ def sample(model, sampler, key, x, *, num_chains, num_warmup, num_draws, progres
     if resume is None:
         params = space.starts(model, key_start, x, num_chains)
         return to_draws(run(sampler, keys, num_steps, x, params=params, on_chunk=progress), num_warmup)
-    _check_resume(resume, num_chains, num_warmup, num_draws)
+    _check_resume(resume, model, x, num_chains, num_warmup, num_draws)
     state = _restored(sampler, resume.state, model, keys, x)
     rest = run(sampler, keys, num_steps, x, start=resume.num_done, state=state, on_chunk=progress)
     return resume._replace(interrupted=rest.interrupted) if rest.out is None else _joined(resume, to_draws(rest, 0))
@@ -155,7 +155,7 @@ def _restored(sampler, state, model, keys, x):
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
-def _check_resume(earlier, num_chains, num_warmup, num_draws):
+def _check_resume(earlier, model, x, num_chains, num_warmup, num_draws):
     if earlier.state is None or earlier.assignments is None:
         raise ValueError("resume: the earlier run has no sampler state or no assignments, so it cannot be continued")
     chains, kept = np.shape(earlier.assignments)[:2]
@@ -166,6 +166,12 @@ def _check_resume(earlier, num_chains, num_warmup, num_draws):
         )
     if kept > num_draws:
         raise ValueError(f"resume: the earlier run has {kept} draws per chain already; num_draws should be more")
+    last = {name: jnp.asarray(leaf)[:, -1] for name, leaf in earlier.params.items()}
+    x = jax.tree.map(jnp.asarray, x)
+    density = jax.jit(lambda p, x: jax.vmap(lambda p: model.log_density(p, x))(p))(last, x) if last else None
+    tolerance = 1e-8 if jnp.result_type(float) == jnp.float64 else 1e-4
+    if last and not np.allclose(density, earlier.stats["lp"][:, -1], rtol=tolerance, atol=tolerance):
+        raise ValueError("resume: the earlier run's draws have another density here: it is of another model or data")
 
 
 def _joined(earlier, later) -> Draws:

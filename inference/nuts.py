@@ -55,7 +55,7 @@ def nuts(
     draws = loop.sample(model, sampler, key, x, **how)
     divergent = int(draws.stats["diverging"].sum())
     size = draws.stats["diverging"].size
-    warnings = (f"{divergent} of {size} draws diverged",) if divergent else ()
+    warnings: tuple[str, ...] = (f"{divergent} of {size} draws diverged",) if divergent else ()
     full = int((draws.stats["n_steps"] >= 2**max_tree_depth - 1).sum())
     if full:
         warnings += (f"{full} of {size} draws used the whole tree of depth {max_tree_depth}: raise max_tree_depth",)

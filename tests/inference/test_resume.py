@@ -90,6 +90,11 @@ def test_a_run_that_does_not_continue_the_earlier_one_is_refused_in_a_sentence(s
         fit(coffee(), "gibbs", seed=5, resume=whole(coffee(), "gibbs"), **settings)
 
 
+def test_other_data_of_the_same_shape_are_refused():
+    with pytest.raises(ValueError, match="another model or data"):
+        fit(coffee(), "gibbs", coffee().data.x + 5, seed=5, resume=whole(coffee(), "gibbs"), **SETTINGS)
+
+
 def test_only_chains_can_go_on():
     with pytest.raises(ValueError, match="em has none"):
         fit(coffee(), "em", resume=whole(coffee(), "gibbs"))
