@@ -43,6 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `zoo list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a file that another program holds
+        print(f"zoo {args.command}: {error}", file=sys.stderr)
+        return 1
 
 
 def prepare(precision: str):

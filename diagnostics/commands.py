@@ -123,8 +123,12 @@ def _run(args, backends, resume=None):
             raise ValueError(f"no back end named {name!r}: {nearest(name, inference.TABLE)}")
     constants, settings = _constants(args), _settings(args)
     entry = _entry(args)
+    for flag in ("out", "data", "column"):
+        if getattr(args, flag) == "":
+            raise ValueError(f"--{flag} is empty; give a value or leave it out")
     if args.out:
-        _check_folder(pathlib.Path(args.out))
+        files = ("comparison.json", "comparison.csv", "report.html", *(f"{name}.nc" for name in inference.TABLE))
+        _check_folder(pathlib.Path(args.out), files)
     if args.column and args.data is None:
         raise ValueError("--column chooses columns of --data, which is not given")
     data = _read(args, entry["num_features"]) if args.data is not None and entry else None
@@ -252,7 +256,7 @@ def _assignment(text, flag):
         raise ValueError(f'{flag} {text}: {value!r} is not a TOML value (2.5, [1, 2], true or "text")') from None
 
 
-def _check_folder(folder: pathlib.Path):
+def _check_folder(folder: pathlib.Path, files):
     import tempfile
 
     try:
@@ -261,6 +265,9 @@ def _check_folder(folder: pathlib.Path):
             pass
     except OSError as error:
         raise ValueError(f"--out {folder} cannot be written: {error.strerror or error}") from None
+    for name in files:
+        if (folder / name).is_dir():
+            raise ValueError(f"--out {folder} cannot be written: {name} in it is a folder")
 
 
 def _check_distinct(model, x, plans):

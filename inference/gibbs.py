@@ -75,6 +75,7 @@ def build(model, num_warmup: int, permute: bool = True, thin: int = 1, accept: b
     others = _others(model)
     moves = labels.moves(model, permute)
     K = model.num_components
+    num_checked = max(num_warmup, 1)  # a run without warmup checks its conjugate draws once
 
     def init(key, params, x):
         return State(params, labels.draw_assignments(key, model.log_table(params, x)))
@@ -94,7 +95,7 @@ def build(model, num_warmup: int, permute: bool = True, thin: int = 1, accept: b
         key_params, key_slice, key_assign, key_labels = jax.random.split(key, 4)
         params, z = state
         params, error = draw_conjugate(key_params, i, params, z, x)
-        evaluations = jnp.int32(1) + jnp.where(i < num_warmup, len(rules) + 1, 0)
+        evaluations = jnp.int32(1) + jnp.where(i < num_checked, len(rules) + 1, 0)
         if others:
             params, used = draw_others(key_slice, params, z, x)
             evaluations += used
@@ -131,7 +132,7 @@ def build(model, num_warmup: int, permute: bool = True, thin: int = 1, accept: b
             errors = jnp.abs(jnp.diff(log_joint) + jnp.stack(log_ratios)) / (1 + jnp.abs(log_joint[1:]))
             return errors.max()
 
-        return params, jax.lax.cond(i < num_warmup, largest_error, lambda: jnp.zeros(()))
+        return params, jax.lax.cond(i < num_checked, largest_error, lambda: jnp.zeros(()))
 
     def draw_others(key, params, z, x):
         of = space.space_of(model)

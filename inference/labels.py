@@ -13,8 +13,19 @@ NUM_TRANSPOSITIONS = 10
 
 
 def moves(model, permute: bool) -> bool:
-    """Whether the permutation move applies: asked for, more than one component, and a relabelling exists."""
-    return bool(permute) and model.num_components > 1 and model.relabels
+    """Whether the permutation move applies: asked for, more than one component, and a relabelling exists.
+
+    Raises ValueError for a model declared exchangeable whose density changes with the labels: the move would take
+    all labellings for equally probable.
+    """
+    if not (permute and model.num_components > 1 and model.relabels):
+        return False
+    if model.exchangeable and not model.exchanges:
+        raise ValueError(
+            f"{model.name} is declared exchangeable, but relabelling its components changes its density; "
+            "declare exchangeable=False"
+        )
+    return True
 
 
 def redraw(model, key, current, log_density):

@@ -168,6 +168,15 @@ def long_run_on_coffee_full():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", CHAINS)
+def test_chains_on_nine_cups_of_coffee_full_agree_with_enumeration(backend):
+    model = MODELS["coffee_full"]
+    found = compare(model, backends=["enumeration", backend], x=model.data.x[:9], seed=1, settings={"num_draws": 4000})
+    assert found.reference.kind == "exact" and failures(rows_of(found, backend)) == []
+    assert sum(row["z"] is not None for row in rows_of(found, backend)) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["metropolis", "nuts"])
 def test_chains_on_coffee_full_agree_with_a_long_run_of_gibbs(backend):
     found = compare(MODELS["coffee_full"], backends=[backend], reference=long_run_on_coffee_full(), seed=1)
     assert failures(rows_of(found, backend)) == []
@@ -189,3 +198,9 @@ def test_gibbs_with_known_parameters_draws_the_exact_assignments():
     assert served == {"enumeration", "gibbs", "importance", "importance_joint"}
     for name in set(found.backends) - served:
         assert found.backends[name]["reason"] == "no unknown parameter"
+    exact = found.backends["enumeration"]["log_evidence"]
+    assert abs(found.backends["importance"]["log_evidence"] - exact) < 1e-9
+    few = MODELS["bento_known"].data.x[:3]
+    joint = fit(MODELS["bento_known"], "importance_joint", few, num_particles=20_000)
+    truth = fit(MODELS["bento_known"], "enumeration", few).log_evidence
+    assert joint.log_evidence_se < 0.1 and abs(joint.log_evidence - truth) < 4 * joint.log_evidence_se

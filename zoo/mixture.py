@@ -229,6 +229,11 @@ class Mixture:
         return self.num_components > 1 and bool(self.component_leaves) and _outside_traces(probe.relabels, self)
 
     @functools.cached_property
+    def exchanges(self) -> bool:
+        """Whether relabelling changes nothing, probed: what a declared `exchangeable` is held to before it is used."""
+        return _outside_traces(probe.exchanges, self)
+
+    @functools.cached_property
     def num_free_parameters(self) -> int:
         """Dimension of the parameter space: a simplex of K counts K - 1, fixed constants count nothing.
 
@@ -263,8 +268,8 @@ class Mixture:
         return self._check_density(checked, name)
 
     def _check_density(self, x, name):
-        """`x`, or ValueError for a row that no component can produce; asked only where no family here says so."""
-        if all(shape.family in _KNOWN for address, shape in self.observation_shapes.items() if address != "z"):
+        """`x`, or ValueError for a row that no component can produce; asked only of the families in _ASKED."""
+        if not any(shape.family in _ASKED for address, shape in self.observation_shapes.items() if address != "z"):
             return x
         outside = np.flatnonzero(~_outside_traces(probe.possible, self, x))
         if len(outside):
@@ -310,6 +315,8 @@ class Mixture:
             return np.flatnonzero(((values != 0) & (values != 1)).reshape(len(values), -1).any(axis=1))
         if family in _COUNTS:
             return np.flatnonzero(((values < 0) | (values != np.floor(values))).reshape(len(values), -1).any(axis=1))
+        if family in _NONNEGATIVE:
+            return np.flatnonzero((values < 0).reshape(len(values), -1).any(axis=1))
         if family in _POSITIVE:
             return np.flatnonzero((values <= 0).reshape(len(values), -1).any(axis=1))
         if family in _UNIT:
@@ -326,10 +333,11 @@ class Shape(NamedTuple):
 
 
 _COUNTS = {"Poisson", "Binomial", "NegativeBinomial", "Bernoulli", "Categorical", "Geometric"}
-_POSITIVE = {"Gamma", "LogNormal", "Exponential", "Weibull", "InverseGamma"}
+_POSITIVE = {"LogNormal", "InverseGamma"}
+_NONNEGATIVE = {"Exponential", "Gamma", "Weibull"}
 _UNIT = {"Beta", "Kumaraswamy", "LogitNormal"}
-_LINE = {"Normal", "StudentT", "Cauchy", "Laplace", "Gumbel", "Logistic"}
-_KNOWN = (_COUNTS | _POSITIVE | _UNIT | _LINE) - {"Binomial"}  # for the rest the density itself is asked
+# families with a support of their own, whatever the parameters, that the density itself is asked about
+_ASKED = {"Binomial", "Chi2", "Gamma", "HalfCauchy", "HalfNormal", "HalfStudentT", "Weibull"}
 
 
 def permutations(num_components: int) -> np.ndarray:

@@ -90,6 +90,22 @@ def relabels(model) -> bool:
     return bool(np.allclose(here, there, rtol=1e-4, atol=1e-4))
 
 
+def exchanges(model) -> bool:
+    """Whether a cyclic shift and a transposition of the labels leave the joint density at a prior draw as it is."""
+    K = model.num_components
+    shifts = jnp.asarray(np.stack([np.roll(np.arange(K), 1), np.r_[1, 0, np.arange(2, K)]]))
+
+    @jax.jit
+    def probe(draws, key):
+        params = {name: leaf[0] for name, leaf in draws.items()}
+        _, x = draw_observations(model, params, key)
+        moved = jax.vmap(lambda s: model.log_density(model.permute(params, s), x))(shifts)
+        return model.log_density(params, x), moved
+
+    here, there = probe(model.prior_draws(jax.random.key(5), NUM_DRAWS), jax.random.key(13))
+    return bool(np.allclose(here, there, rtol=1e-4, atol=1e-4))
+
+
 def possible(model, x):
     """Whether some component gives row n a positive density at some of 16 prior draws, (N,) bool."""
     draws = {name: leaf[:16] for name, leaf in model.prior_draws(jax.random.key(5), NUM_DRAWS).items()}

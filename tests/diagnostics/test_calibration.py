@@ -99,6 +99,13 @@ def test_a_wrong_conditional_is_noticed_in_warmup_and_its_draws_corrected(monkey
     assert result.passed, result
 
 
+def test_a_wrong_conditional_is_noticed_without_warmup_too(monkeypatch):
+    rule_with(monkeypatch, "means", lambda q: dist.Normal(q.loc, 1.5 * q.scale))
+    model = bento(scale=38.5)
+    draws = gibbs.gibbs(model, model.data.x, jax.random.key(0), num_chains=2, num_warmup=0, num_draws=20)
+    assert "Metropolis-Hastings" in draws.warnings[0] and draws.stats["conjugacy_error"].min() > 1e-3
+
+
 def uniform_redraw(model, key, current, log_density):
     return jax.random.permutation(key, model.num_components).astype(jnp.int32)
 

@@ -73,7 +73,7 @@ def test_list_as_json_has_the_documented_keys(capsys):
 
 BAD = [
     ("compare bento --option gibbs=2 --option gibbs.thin=3", "gibbs is a back end"),
-    ("compare bento --data=", "is a folder"),
+    ("compare bento --data=", "--data is empty"),
     ("compare bento --data " + "a" * 5000, "cannot be read"),
     ("", "usage: zoo"),
     ("lst", "did you mean 'list'?"),

@@ -1,14 +1,19 @@
 """The permutation move and the draw of assignments, against what they must be."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.scipy.special import logsumexp
 from scipy import stats
 
-from inference import labels
+from inference import fit, labels
 from zoo import MODELS
 from zoo.mixture import permutations
+from zoo.models.bento import bento
+from zoo.models.coffee import coffee
 
 
 def frequencies(draws, num):
@@ -80,3 +85,11 @@ def test_a_relabelled_draw_has_the_same_joint_density_in_an_exchangeable_model()
     for s in permutations(3):
         moved = model.log_joint(model.permute(params, jnp.asarray(s)), jnp.asarray(s)[z], x)
         np.testing.assert_allclose(moved, model.log_joint(params, z, x), rtol=1e-12)
+
+
+def test_a_false_claim_of_exchangeability_is_refused_by_every_sampler_that_would_believe_it():
+    liar = dataclasses.replace(coffee(), exchangeable=True)
+    for backend in ("gibbs", "metropolis", "nuts", "smc"):
+        with pytest.raises(ValueError, match="declare exchangeable=False"):
+            fit(liar, backend)
+    assert labels.moves(bento(), True) and labels.moves(coffee(), True) and not labels.moves(liar, False)

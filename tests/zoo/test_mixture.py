@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from genjax import bernoulli, beta, binomial, categorical, gamma, gen, half_normal, poisson, uniform
+from genjax import bernoulli, beta, binomial, categorical, exponential, gamma, gen, half_normal, poisson, uniform
 from numpy.testing import assert_allclose
 
 from zoo import MODELS, introspect
@@ -72,10 +72,11 @@ def test_check_refuses_bad_data_in_a_sentence(x, sentence):
         (lambda u: bernoulli(probs=u), 5.0),
         (lambda u: binomial(10.0, probs=u), 12.0),
         (lambda u: poisson(u), 1.5),
-        (lambda u: gamma(1.0, u), 0.0),
+        (lambda u: gamma(1.0, u), -1.0),
+        (lambda u: gamma(2.0, u), 0.0),
+        (lambda u: exponential(u), -1.0),
         (lambda u: beta(1.0, u), 1.5),
         (lambda u: half_normal(u), -2.0),
-        (lambda u: uniform(0.0, u), 3.0),
     ],
 )
 def test_a_value_outside_the_support_is_refused_in_a_sentence(site, bad):
@@ -93,6 +94,21 @@ def test_a_value_outside_the_support_is_refused_in_a_sentence(site, bad):
     model.check(good)
     with pytest.raises(ValueError, match="row 1 is .* outside the support of m"):
         model.check(np.array([good[0], bad]))
+
+
+@pytest.mark.parametrize("site", [lambda u: exponential(u), lambda u: gamma(1.0, u), lambda u: uniform(0.0, 9 * u)])
+def test_a_value_that_some_parameters_allow_is_taken(site):
+    @gen
+    def prior():
+        return {"u": gamma(np.full(2, 2.0), 1.0) @ "u"}
+
+    @gen
+    def observation(params):
+        z = categorical(probs=np.full(2, 0.5)) @ "z"
+        return site(params["u"][z]) @ "x"
+
+    model = Mixture(name="m", num_components=2, exchangeable=True, prior=prior, observation=observation)
+    assert len(model.check(np.array([0.0, 500.0]))) == 2
 
 
 def test_simulation_works_vmapped_over_keys():
