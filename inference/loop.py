@@ -47,8 +47,11 @@ def sample(model, sampler, key, x, *, num_chains, num_warmup, num_draws, progres
     key_start, key_chains = jax.random.split(key)
     keys, num_steps = jax.random.split(key_chains, num_chains), num_warmup + num_draws
     if resume is None:
+        began = time.perf_counter()
         params = space.starts(model, key_start, x, num_chains)
-        return to_draws(run(sampler, keys, num_steps, x, params=params, on_chunk=progress), num_warmup)
+        setting_up = Cost(time.perf_counter() - began)  # next to nothing but compiling
+        draws = to_draws(run(sampler, keys, num_steps, x, params=params, on_chunk=progress), num_warmup)
+        return draws._replace(cost=draws.cost + setting_up)
     _check_resume(resume, model, x, num_chains, num_warmup, num_draws)
     state = _restored(sampler, resume.state, model, keys, x)
     rest = run(sampler, keys, num_steps, x, start=resume.num_done, state=state, on_chunk=progress)

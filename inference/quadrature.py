@@ -159,7 +159,9 @@ class _Work:
         program = _ascend_program(self.model)
         runs = [(self.run(program, block, self.x), kept) for block, kept in _blocks(starts, NUM_STARTS)]
         *found, steps = (np.concatenate([out[i][:kept] for out, kept in runs]) for i in range(5))
-        self.gradients += int(steps.sum())
+        num, d = starts.shape  # a Hessian of d columns is d gradients; one at each step, one at the end
+        self.gradients += int(steps.sum()) * (1 + d) + num * d
+        self.tables += int(steps.sum()) + num
         return found
 
     def cost(self):

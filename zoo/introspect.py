@@ -1,6 +1,6 @@
 """What the `@gen` functions say about themselves: their sites, distributions with named arguments, and scores.
 
-The only file that imports GenJAX's private modules (genjax 0.10.3; `tests/zoo/test_introspect.py` pins what is used).
+The only file that imports GenJAX's private modules (genjax 0.10.3; `tests/zoo/test_mixture.py` pins what is used).
 """
 
 import inspect
