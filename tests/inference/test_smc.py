@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diagnostics import calibration
+from diagnostics import calibration, compare
 from diagnostics.summaries import runs_mean
 from inference import fit, labels, loop, smc
 from zoo import MODELS
@@ -96,3 +96,11 @@ def test_the_move_leaves_the_joint_law_invariant(build, scale):
 def test_too_few_runs_are_refused_in_a_sentence():
     with pytest.raises(ValueError, match="num_runs should be at least 8"):
         fit(MODELS["bento"], "smc", num_runs=4)
+
+
+def test_a_comparison_judges_runs_by_their_spread():
+    found = compare(MODELS["bento"], backends=["quadrature", "smc"], seed=1)
+    entry = found.backends["smc"]
+    assert entry["usable"] and entry["verdict"].startswith("8 independent runs; agrees with quadrature")
+    rows = [row for row in found.rows if row["backend"] == "smc" and row["mcse"] is not None]
+    assert rows and all(row["ess_bulk"] is None and row["rhat"] is None for row in rows)
