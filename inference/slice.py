@@ -51,6 +51,8 @@ def _shrink(key, along, level, start, log_start, edges):
     """A uniform draw from the part of the interval inside the slice, shrinking towards `start`: the value, its log
     target, evaluations used."""
 
+    nothing = max(1e-12, 4 * float(jnp.finfo(start.dtype).eps))
+
     def draw(state):
         low, high, _, _, i, _ = state
         value = low + (high - low) * jax.random.uniform(jax.random.fold_in(key, i), dtype=low.dtype)
@@ -58,8 +60,8 @@ def _shrink(key, along, level, start, log_start, edges):
         accepted = log_value > level
         low = jnp.where(accepted | (value >= start), low, value)
         high = jnp.where(accepted | (value < start), high, value)
-        # an interval shrunk to nothing (a density of NaN all around) gives back where it was
-        stuck = ~accepted & (high - low <= 1e-12 * (1 + jnp.abs(start)))
+        # an interval shrunk to nothing (a density of NaN all around, or flat to rounding) gives back where it was
+        stuck = ~accepted & (high - low <= nothing * (1 + jnp.abs(start)))
         value, log_value = jnp.where(stuck, start, value), jnp.where(stuck, log_start, log_value)
         return low, high, value, log_value, i + 1, accepted | stuck
 

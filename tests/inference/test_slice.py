@@ -32,3 +32,10 @@ def test_slice_sampling_leaves_a_correlated_and_a_skewed_law_invariant():
 def test_a_draw_moves():
     u, _ = slice_coordinates(jax.random.key(1), lambda u: -0.5 * jnp.sum(u**2), jnp.zeros(3), np.array([0, 2]))
     assert u[0] != 0 and u[1] == 0 and u[2] != 0
+
+
+def test_a_float32_density_that_is_flat_to_rounding_ends_where_it_was():
+    u = jnp.array([3.0], jnp.float32)  # at 1e9 a float32 has no room for the slice's level below the density
+    flat = lambda u: jnp.float32(1e9) + 0 * u.sum()
+    after, used = jax.jit(lambda key: slice_coordinates(key, flat, u, np.array([0])))(jax.random.key(0))
+    assert after.dtype == jnp.float32 and abs(float(after[0]) - 3.0) < 1e-5 and int(used) < 1000
