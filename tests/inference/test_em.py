@@ -231,7 +231,7 @@ def test_a_component_without_responsibility_gives_no_nan():
 
 @functools.cache
 def counts():
-    """Two Poisson components; no rule of `conjugacy` serves the rates."""
+    """Two Poisson components."""
 
     @gen
     def prior():
@@ -252,7 +252,9 @@ def counts():
     return Mixture(name="counts", num_components=2, exchangeable=True, prior=prior, observation=observation, twin=twin)
 
 
-def test_a_gradient_m_step_reaches_the_closed_form_of_two_separated_poissons():
+def test_a_gradient_m_step_reaches_the_closed_form_of_two_separated_poissons(monkeypatch):
+    monkeypatch.setattr(module, "build", module.build.__wrapped__)
+    monkeypatch.setattr(conjugacy, "rules", lambda model: ())
     rng = np.random.default_rng(0)
     light, heavy = rng.poisson(2, 40), rng.poisson(400, 60)
     result = em(counts(), np.append(light, heavy).astype(float), KEY)
