@@ -77,7 +77,11 @@ def test_ctrl_c_leaves_the_finished_part_and_says_how_to_go_on(tmp_path):
     line = f"fit bento --backend gibbs --chains 2 --warmup 20 --draws 2000000 --out {tmp_path} --quiet"
     env = os.environ | {"PYTHONUNBUFFERED": "1"}
     run = subprocess.Popen(
-        [sys.executable, "-m", "diagnostics.cli", *line.split()], stderr=subprocess.PIPE, text=True, env=env
+        [sys.executable, "-m", "diagnostics.cli", *line.split()],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background run of the tests ignores it
     )
     time.sleep(25)
     run.send_signal(signal.SIGINT)
