@@ -25,6 +25,7 @@ from zoo import nearest
 from zoo.dataset import Dataset, checksum
 
 SCHEMA = 1
+PER_CHAIN = ("num_chains", "num_warmup", "num_draws")  # given for all, they are not meant for the exact ones beside
 
 
 @dataclasses.dataclass(eq=False)
@@ -194,7 +195,13 @@ def plan(names, settings) -> dict[str, dict]:
     for option in common:
         if option not in every:
             raise ValueError(f"no back end that runs has a setting {option!r}: {nearest(option, every)}")
-    plans = {name: {k: v for k, v in common.items() if k in taken[name]} | own.get(name, {}) for name in names}
+    chains = any(inference.TABLE[name][1] == "mcmc" for name in names)
+    per_chain = lambda name: chains and inference.TABLE[name][1] == "exact"  # few draws of a chain say nothing of it
+    plans = {
+        name: {k: v for k, v in common.items() if k in taken[name] and not (k in PER_CHAIN and per_chain(name))}
+        | own.get(name, {})
+        for name in names
+    }
     for name, options in plans.items():
         if options and taken[name]:  # what cannot be imported has none, and its run will say so
             inference.check_settings(name, options)

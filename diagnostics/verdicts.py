@@ -230,7 +230,8 @@ def of_shares(shares, masses) -> str:
     for labelling, mass in masses.items():
         share, error = shares.get(labelling, (mass, None))
         if abs(share - mass) > SHARE_OFF and (error is None or abs(share - mass) > EVIDENCE_SE * error):
-            return f"; a share {share:.3g} of its draws has the labelling {labelling}, whose mass is {mass:.3g}"
+            part = "every draw has" if share == 1 else f"a share {share:.3g} of its draws has"
+            return f"; {part} the labelling {labelling}, whose mass is {mass:.3g}"
     return ""
 
 

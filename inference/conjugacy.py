@@ -44,7 +44,7 @@ def rules(model) -> tuple[Rule, ...]:
     """The rules that the declaration of `model` supports, in the order of its sites. Compiles one small program."""
     if not model.param_shapes or model.covariates_row is not None or set(model.observation_shapes) != {"x", "z"}:
         return ()
-    probed = _probe(model)
+    probed = outside_traces(_probe, model)
     found = (_rule_for(model, name, probed) for name in model.param_shapes)
     return tuple(rule for rule in found if rule is not None)
 
@@ -80,7 +80,7 @@ def collapsible(model) -> str | None:
     missing = [name for name in model.param_shapes if name not in found]
     if missing:
         return f"{', '.join(missing)} has no conjugate prior"
-    if _largest_change(model) > TOLERANCE[jnp.result_type(float).name]:
+    if outside_traces(_largest_change, model) > TOLERANCE[jnp.result_type(float).name]:
         sites = ", ".join(rule.site for rule in integrable(model))
         return f"{sites} are conjugate one given the others, not together"
     return None

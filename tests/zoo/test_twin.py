@@ -59,9 +59,9 @@ def test_many_families_of_priors_are_known():
         return {
             "shift": student_t(4.0, 0.0, 1.0) @ "shift",
             "share": beta(2.0, 3.0) @ "share",
-            "scale": half_cauchy(0.0, 2.0) @ "scale",
-            "low": uniform(-1.0, np.ones(2)) @ "low",
-            "cut": truncated_normal(0.0, 1.0, -0.5, 2.0) @ "cut",
+            "scale": half_cauchy(np.zeros(()), np.array(2.0)) @ "scale",
+            "low": uniform(np.full(2, -1.0), np.ones(2)) @ "low",
+            "cut": truncated_normal(*(jnp.asarray(v, float) for v in (0, 1, -0.5, 2))) @ "cut",
             "items": dirichlet(np.ones((2, 3))) @ "items",
             "means": normal(np.zeros(2), 1.0) @ "means",
         }
