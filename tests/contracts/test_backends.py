@@ -21,6 +21,8 @@ SHORT = {
     "importance": dict(num_particles=2_000),
     "importance_joint": dict(num_particles=200),
     "smc": dict(num_particles=32, num_moves=1, max_moves=2),
+    "cavi": dict(num_chains=2, num_draws=30, num_restarts=2),
+    "advi": dict(num_chains=2, num_draws=30, num_restarts=1, num_steps=50, num_particles=2),
     "enumeration": dict(num_chains=2, num_draws=60),
     "quadrature": dict(num_checks=1_000),
 }
@@ -72,6 +74,12 @@ def test_backend_returns_the_promised_shapes_or_refuses_in_a_sentence(model, bac
         assert result.stats["lp"].shape == (2, 30)
         assert result.num_done == 50 and not result.interrupted
         assert result.cost.table_evaluations > 0
+    elif BACKENDS[backend].kind == "approximate":
+        assert result.assignments.shape == (2, 30, n)
+        assert result.assignments.min() >= 0 and result.assignments.max() < k
+        assert all(stat.shape == (2, 30) for stat in result.stats.values())
+        assert result.log_evidence is None and np.isfinite(result.stats["elbo"]).all()
+        assert result.cost.table_evaluations + result.cost.gradient_evaluations > 0
     else:
         assert result.log_weights.shape == (lead or result.log_weights.shape)
 
