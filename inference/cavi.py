@@ -144,7 +144,7 @@ def cavi(
 def approximation(what, elbo, k, error=0.0) -> tuple[str, ...]:
     """What is to be said of every variational approximation; `error`: standard error of the ELBO."""
     bound = f"{elbo:.6f}" if not error else f"{elbo:.3f} ± {error:.1g}"
-    said = (
+    said: tuple[str, ...] = (
         f"draws from an approximation of the posterior ({what}), whose spread is often too small; "
         f"ELBO {bound}, a lower bound of the log evidence from one labelling",
     )

@@ -28,11 +28,13 @@ SHORT = {
 }
 QUICK = ("bento", "bento_known", "coffee", "three_gaussians")  # the rest run in test-all
 
-CELLS = [
-    pytest.param(model, backend, marks=() if model in QUICK else pytest.mark.slow)
-    for model in MODELS
-    for backend in BACKENDS
-]
+
+def marks(model, backend):
+    quick = QUICK[:1] if backend == "advi" else QUICK  # advi compiles for seconds
+    return () if model in quick else pytest.mark.slow
+
+
+CELLS = [pytest.param(model, backend, marks=marks(model, backend)) for model in MODELS for backend in BACKENDS]
 
 
 @functools.cache
