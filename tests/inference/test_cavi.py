@@ -9,6 +9,7 @@ import pytest
 from scipy import optimize, stats
 from scipy.special import digamma, gammaln, logsumexp
 
+from diagnostics import compare, report_tables
 from diagnostics.truth import stored
 from inference import Refused, cavi, fit
 from tests.inference.test_conjugate_gamma import MODELS as GAMMA
@@ -154,3 +155,17 @@ def test_it_says_that_it_approximates_and_what_is_wrong_with_a_run():
 def test_a_model_with_a_site_that_is_not_conjugate_is_refused_by_the_name_of_the_site():
     with pytest.raises(Refused, match="no closed-form update for scales"):
         fit(MODELS["three_gaussians"], "cavi")
+
+
+def test_a_comparison_shows_the_bound_and_how_much_too_small_the_spread_is():
+    found = compare(FULL, ["enumeration", "cavi"], FEW, seed=1)
+    entry = found.backends["cavi"]
+    assert entry["status"] == "ok" and entry["verdict"].startswith("an approximation; disagrees with enumeration in")
+    ratios = {row["functional"]: row["sd"] / row["reference_sd"] for row in found.rows if row["z"] is not None}
+    least = min(ratios, key=ratios.get)
+    assert ratios[least] < 0.8 and f"from {ratios[least]:.2f} ({least}) to" in entry["verdict"]
+    said = found.to_dict()["backends"]
+    assert said["cavi"]["elbo"] < said["enumeration"]["log_evidence"] and said["enumeration"]["elbo"] is None
+    assert said["cavi"]["log_evidence"] is None and said["cavi"]["kind"] == "approximate"
+    line = next(line for line in report_tables.evidence(found) if line["name"] == "cavi")
+    assert line["says"] == "ELBO, a lower bound" and line["difference"].startswith("−")
