@@ -36,6 +36,7 @@ LAST_STEP = 0.01  # of the first step size: what the last one has come down to
 MODES = 32  # restarts of EM among whose distinct optima the restarts begin
 DISTINCT = 1e-4  # of 1 + |log density|: optima closer than this are one
 FLATTEST = 1e-6  # of the largest curvature: no direction is taken for flatter
+AT_ONCE = 2**24  # table cells of the restarts that step together; above it one restart after another
 STILL = 0.05  # nats: a rise of the ELBO between the last two blocks that is not called unfinished
 
 
@@ -207,12 +208,13 @@ class _Fitting:
             return centre, vectors * jnp.maximum(values, FLATTEST * values.max()) ** -0.5
 
         def block(state, centre, root, x):
-            def step(state, _):
-                update = lambda state, centre, root: svi.update(state, centre, root, x)
-                return jax.vmap(update)(state, centre, root)
+            def climb(one):
+                state, centre, root = one
+                return jax.lax.scan(lambda state, _: svi.update(state, centre, root, x), state, None, length=steps)
 
-            state, loss = jax.lax.scan(step, state, None, length=steps)
-            return state, loss.T
+            cells = len(centre) * num_particles * _num_observations(x) * model.num_components
+            every = state, centre, root
+            return jax.vmap(climb)(every) if cells <= AT_ONCE else jax.lax.map(climb, every)
 
         self.standardise = jax.jit(jax.vmap(standardise, in_axes=(0, None)))
         self.init = jax.jit(jax.vmap(svi.init, in_axes=(0, 0, 0, None)))

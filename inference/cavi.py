@@ -33,7 +33,6 @@ from zoo.probe import NUM_DRAWS
 
 SMOOTHING = 0.02  # share of each observation that a start spreads evenly
 PRIOR_STARTS = 4  # every fourth restart begins at a prior draw, as in `em`
-CLOSED_STARTS = 2  # modes taken at a start's own responsibilities, before the first q
 LANES = 4  # restarts that run at once, until the slowest is done
 CELLS = 2**20  # table cells of the draws that are evaluated at once
 SAME = 1e-6  # ELBOs that differ less, relative to 1 + |ELBO|, are of one optimum
@@ -204,7 +203,7 @@ def _best(model, x, key, num_restarts, max_steps, tolerance, progress):
     if best is None:
         raise ValueError("the ELBO is not finite after any start; standardise x, or use a prior that covers it")
     fits = jax.tree.map(lambda *leaves: np.concatenate(leaves), *ended)
-    return best, fits, cost._replace(table_evaluations=int(fits.num_steps.sum() + num_restarts))
+    return best, fits, cost._replace(table_evaluations=int(fits.num_steps.sum()))
 
 
 @functools.cache
@@ -248,11 +247,10 @@ def build(model):
     def restart(params, centres, from_data, x, max_steps, tolerance):
         spread = (1 - SMOOTHING) * jax.nn.one_hot(centres, K) + SMOOTHING / K
         r = jnp.where(from_data, spread, model.responsibilities(params, x))
-        for _ in range(CLOSED_STARTS):
-            for rule in rules:
-                params = {**params, rule.site: rule.mode(params, r, x, True)}
+        for rule in rules:  # a variance needs means that suit r, not those of a prior draw
+            params = {**params, rule.site: rule.mode(params, r, x, True)}
         q = {rule.site: rule.conditional(params, r, x) for rule in rules}
-        elbo, log_r, _ = bound(q, x)
+        start = Fit(q, jnp.log(r), -jnp.asarray(jnp.inf, r.dtype), jnp.int32(0), jnp.bool_(False), jnp.zeros(()))
 
         def step(fit):
             q = update(fit.q, jnp.exp(fit.r), x)
@@ -263,8 +261,10 @@ def build(model):
             done = jnp.abs(rise) <= jnp.maximum(tolerance, rounding)
             return Fit(q, log_r, elbo, fit.num_steps + 1, done, jnp.maximum(fit.fallen, fall))
 
-        more = lambda fit: ~fit.converged & (fit.num_steps < max_steps) & jnp.isfinite(fit.elbo)
-        return jax.lax.while_loop(more, step, Fit(q, log_r, elbo, jnp.int32(0), jnp.bool_(False), jnp.zeros(())))
+        def more(fit):
+            return ~fit.converged & (fit.num_steps < max_steps) & (jnp.isfinite(fit.elbo) | (fit.num_steps == 0))
+
+        return jax.lax.while_loop(more, step, start)
 
     return jax.jit(jax.vmap(restart, in_axes=(0, 0, 0, None, None, None)))
 
