@@ -79,6 +79,7 @@ def advi(
     (`log_evidence` is None). `stats["pareto_k"]` as in `cavi`. An exchangeable model's draws are permuted uniformly,
     each on its own; `permute=False` leaves them where q has them.
     """
+    moves = labels.moves(model, permute) and model.exchangeable
     x = jax.tree.map(jnp.asarray, x)
     key_start, key_fit, key_draws = jax.random.split(key, 3)
     params, cost = _starts(model, x, key_start, num_restarts)
@@ -86,7 +87,6 @@ def advi(
     fits, losses, spent = _fit(fitting, params, x, jax.random.split(key_fit, num_restarts), progress)
     cost += spent
 
-    moves = labels.moves(model, permute) and model.exchangeable
     block = max(1, min(num_chains * num_draws, CELLS // (_num_observations(x) * model.num_components)))
     best: tuple = (-np.inf, None, None)
     for restart in range(num_restarts):

@@ -115,9 +115,9 @@ def cavi(
     from the posterior. A warning says so, and one says where the ELBO fell in a step, or is not the average of
     log p(params, z, x) - log q over the draws: then a conjugate rule does not fit the model.
     """
+    moves = labels.moves(model, permute) and model.exchangeable
     x = jnp.asarray(x)
     fit, fits, cost = _best(model, x, key, num_restarts, max_steps, tolerance, progress)
-    moves = labels.moves(model, permute) and model.exchangeable
     block = max(1, min(num_chains * num_draws, CELLS // (len(x) * model.num_components)))
     args = (jax.random.fold_in(key, 1), fit.q, fit.r, x)
     program, seconds, size = loop.compiled(_draws_program(model, num_chains, num_draws, moves, block), *args)
@@ -148,7 +148,9 @@ def approximation(what, elbo, k, error=0.0) -> tuple[str, ...]:
         f"ELBO {bound}, a lower bound of the log evidence from one labelling",
     )
     if k is not None and not k <= PARETO:
-        said += (f"Pareto k {k:.2f} of the weights posterior / approximation is above {PARETO}: it is far off",)
+        said += (
+            f"Pareto k {k:.2f} of the weights posterior / approximation is above {PARETO}: the approximation is poor",
+        )
     return said
 
 
