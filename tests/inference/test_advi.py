@@ -44,7 +44,7 @@ MEAN = np.linalg.solve(PRECISION, np.array([1.0, 0.0]) + X.sum())
 WANDER = np.sqrt(5e-4 / 4 / 2)
 
 
-@pytest.mark.parametrize("guide", ["full_rank", "mean_field"])
+@pytest.mark.parametrize("guide", ["mean_field", pytest.param("full_rank", marks=pytest.mark.slow)])
 def test_an_exactly_normal_posterior_is_recovered_as_far_as_the_guide_reaches(guide):
     draws = fit(NORMAL, "advi", X, seed=1, guide=guide)
     u = np.stack([draws.params["a"], draws.params["b"]], -1).reshape(-1, 2)

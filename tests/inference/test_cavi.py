@@ -40,9 +40,11 @@ def test_where_assignments_are_certain_q_is_the_conjugate_posterior_and_the_boun
     assert abs(found.elbo + np.log(2) - truth) < 1e-9
 
 
-@pytest.mark.parametrize("name", ["coffee", pytest.param("bento_425", marks=pytest.mark.slow)])
-def test_the_elbo_is_below_the_exact_log_evidence(name):
-    assert best(MODELS[name]).elbo < fit(MODELS[name], "quadrature").log_evidence
+def test_the_elbo_is_below_the_stored_log_evidence():
+    coffee = stored("coffee")["coffee.log_evidence"]["value"]
+    bento_425 = stored("bento425")["bento425.evidence_and_ordered_means"]["value"]["log_evidence"]
+    assert coffee - 0.1 < best(MODELS["coffee"]).elbo < coffee  # the labelling of q has .956 of the mass
+    assert best(MODELS["bento_425"]).elbo < bento_425 - np.log(2) + 1e-9  # two labellings, apart from each other
 
 
 def test_the_elbo_with_everything_unknown_is_below_the_enumerated_log_evidence():
