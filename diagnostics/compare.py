@@ -3,7 +3,7 @@
 Rows are back end x functional; what a row's numbers mean depends on the back end's kind alone:
 mcmc: ESS, R-hat and MCSE by ArviZ; weighted: self-normalised weights, delta-method standard errors, the ESS of the
 weights and no R-hat; point: the value at the best admissible restart; exact: numerical error, or the standard error
-of independent exact draws.
+of independent exact draws; approximate: the standard error of independent draws from the approximation.
 """
 
 import dataclasses
@@ -275,6 +275,8 @@ def _run(model, name, x, seed, settings, progress, resume=None):
     entry["cost"] = result.cost._asdict()
     entry["log_evidence"] = getattr(result, "log_evidence", None)
     entry["log_evidence_se"] = getattr(result, "log_evidence_se", None)
+    if getattr(draws, "stats", {}).get("elbo") is not None:
+        entry["elbo"] = float(np.ravel(draws.stats["elbo"])[0])
     entry["warnings"] = list(dict.fromkeys([*result.warnings, *draws.warnings]))
     return entry, result
 
@@ -288,6 +290,7 @@ def _entry(name, status, reason):
         "cost": None,
         "log_evidence": None,
         "log_evidence_se": None,
+        "elbo": None,
         "warnings": [],
         "verdict": f"{status}: {reason}",
     }
@@ -344,8 +347,10 @@ def _judge(comparison: Comparison, summaries):
                 masses = {} if comparison.model.exchangeable else comparison.labellings.get("reference", {})
                 entry["verdict"] += verdicts.of_shares(summary.shares, masses)
             else:
-                start = "exact" if entry["kind"] == "exact" else "independent draws"
+                start = {"exact": "exact", "approximate": "an approximation"}.get(entry["kind"], "independent draws")
                 entry["verdict"] = f"{start}; {verdicts.agreement(rows, reference.label, shape[0] * shape[1])}"
+                if entry["kind"] == "approximate":
+                    entry["verdict"] += verdicts.of_spreads(rows)
 
 
 def _is_reference(entry, reference) -> str:

@@ -203,6 +203,8 @@ def evidence(comparison) -> list[dict[str, str]]:
     reference, lines = comparison.reference, []
     for name, entry in comparison.backends.items():
         value, error = entry.get("log_evidence"), entry.get("log_evidence_se")
+        if value is None and entry.get("elbo") is not None:
+            lines.append(_bound(name, entry["elbo"], reference.log_evidence))
         if value is None:
             continue
         line = {
@@ -221,6 +223,12 @@ def evidence(comparison) -> list[dict[str, str]]:
             line["says"] = "reference"
         lines.append(line)
     return lines
+
+
+def _bound(name, elbo, known) -> dict[str, str]:
+    difference = DASH if known is None else power(elbo - known)
+    says = "ELBO, a lower bound"
+    return {"name": name, "value": number(elbo, None, 7), "error": DASH, "difference": difference, "says": says}
 
 
 def labellings(comparison) -> dict[str, Any] | None:

@@ -140,6 +140,8 @@ def _costs(comparison):
         entry, rows = comparison.backends[name], [row for row in comparison.rows if row["backend"] == name]
         spent, se = entry["cost"], entry["log_evidence_se"]
         evidence = "" if entry["log_evidence"] is None else f"{entry['log_evidence']:.6f}"
+        if not evidence and entry["elbo"] is not None:
+            evidence = f"≥ {entry['elbo']:.6f}"
         table.add_row(
             name,
             evidence + (f" ±{se:.1g}" if se and se > 5e-7 and evidence else ""),

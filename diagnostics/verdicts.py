@@ -235,6 +235,19 @@ def of_shares(shares, masses) -> str:
     return ""
 
 
+def of_spreads(rows) -> str:
+    """How many times the reference's sd an approximation's is, over the functionals whose means were compared."""
+    held = [row for row in rows if row["z"] is not None and row["reference_sd"]]
+    ratios = sorted((row["sd"] / row["reference_sd"], row["functional"]) for row in held)
+    if not ratios:
+        return ""
+    least, median, most = ratios[0], ratios[len(ratios) // 2], ratios[-1]
+    return (
+        f"; its sd is {median[0]:.2f} times the reference's in the median, "
+        f"from {least[0]:.2f} ({least[1]}) to {most[0]:.2f} ({most[1]})"
+    )
+
+
 def usable(weight_ess: float, pareto_k: float) -> bool:
     """Weighted draws: effective sample size of the weights at least 100 and Pareto k at most .7."""
     return weight_ess >= USABLE_ESS and pareto_k <= USABLE_PARETO

@@ -20,6 +20,8 @@ TABLE = {
     "importance": ("inference.importance", "weighted", True),
     "importance_joint": ("inference.importance", "weighted", True),
     "smc": ("inference.smc", "weighted", False),
+    "cavi": ("inference.cavi", "approximate", False),
+    "advi": ("inference.advi", "approximate", False),
 }
 
 
@@ -54,18 +56,24 @@ class Refused(ValueError):
 def check_settings(backend: str, settings: dict) -> None:
     """ValueError with one sentence for a setting that `backend` does not have, of the wrong type or out of range."""
     import inspect
+    import typing
 
     from zoo import nearest
 
     parameters = inspect.signature(BACKENDS[backend].run).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    defaults = {name: value for name, value in defaults.items() if name not in ("progress", "resume")}
+    known = {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    known = {name: p for name, p in known.items() if name not in ("progress", "resume")}
     for name, value in settings.items():
-        if name not in defaults:
-            raise ValueError(f"{backend} has no setting {name!r}: {nearest(name, defaults)}")
-        wanted = _unlike(name, value, defaults[name])
+        if name not in known:
+            raise ValueError(f"{backend} has no setting {name!r}: {nearest(name, known)}")
+        choices = typing.get_args(known[name].annotation)  # of a Literal
+        wanted = _not_among(value, choices) if choices else _unlike(name, value, known[name].default)
         if wanted:
             raise ValueError(f"{backend}: {name} should be {wanted}, got {value!r}")
+
+
+def _not_among(value, choices) -> str | None:
+    return None if value in choices else " or ".join(map(repr, choices))
 
 
 def _unlike(name, value, default) -> str | None:

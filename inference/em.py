@@ -90,7 +90,7 @@ def em(
     from_data = np.arange(num_restarts) % PRIOR_STARTS != PRIOR_STARTS - 1
     if isinstance(x, dict) and "covariates" in x:
         from_data[:] = False  # what tells components apart is how x follows the covariates
-    labels = _nearest_centres(key_centres, x, model.num_components, from_data)
+    labels = nearest_centres(key_centres, x, model.num_components, from_data)
     starting = Cost(0.0, time.perf_counter() - started)
 
     eps = float(jnp.finfo(jnp.result_type(float)).eps)
@@ -277,7 +277,7 @@ def _rows(x):
     return rows / np.where(sd > 0, sd, 1.0)
 
 
-def _nearest_centres(key, x, num_components, from_data):
+def nearest_centres(key, x, num_components, from_data):
     """For every restart the index of the nearest of K centres, (R, N) int32; centres by D^2 sampling among the rows."""
     rows = _rows(x)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())

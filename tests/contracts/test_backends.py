@@ -23,16 +23,20 @@ SHORT = {
     "importance": dict(num_particles=2_000),
     "importance_joint": dict(num_particles=200),
     "smc": dict(num_particles=32, num_moves=1, max_moves=2),
+    "cavi": dict(num_chains=2, num_draws=30, num_restarts=2),
+    "advi": dict(num_chains=2, num_draws=30, num_restarts=1, num_steps=50, num_particles=2),
     "enumeration": dict(num_chains=2, num_draws=60),
     "quadrature": dict(num_checks=1_000),
 }
 QUICK = ("bento", "bento_known", "coffee", "three_gaussians")  # the rest run in test-all
 
-CELLS = [
-    pytest.param(model, backend, marks=() if model in QUICK else pytest.mark.slow)
-    for model in MODELS
-    for backend in BACKENDS
-]
+
+def marks(model, backend):
+    quick = QUICK[:1] if backend == "advi" else QUICK  # advi compiles for seconds
+    return () if model in quick else pytest.mark.slow
+
+
+CELLS = [pytest.param(model, backend, marks=marks(model, backend)) for model in MODELS for backend in BACKENDS]
 
 
 @functools.cache
@@ -74,6 +78,12 @@ def test_backend_returns_the_promised_shapes_or_refuses_in_a_sentence(model, bac
         assert result.stats["lp"].shape == (2, 30)
         assert result.num_done == 50 and not result.interrupted
         assert result.cost.table_evaluations > 0
+    elif BACKENDS[backend].kind == "approximate":
+        assert result.assignments.shape == (2, 30, n)
+        assert result.assignments.min() >= 0 and result.assignments.max() < k
+        assert all(stat.shape == (2, 30) for stat in result.stats.values())
+        assert result.log_evidence is None and np.isfinite(result.stats["elbo"]).all()
+        assert result.cost.table_evaluations + result.cost.gradient_evaluations > 0
     else:
         assert result.log_weights.shape == (lead or result.log_weights.shape)
 

@@ -89,7 +89,7 @@ def test_a_relabelled_draw_has_the_same_joint_density_in_an_exchangeable_model()
 
 def test_a_false_claim_of_exchangeability_is_refused_by_every_sampler_that_would_believe_it():
     liar = dataclasses.replace(coffee(), exchangeable=True)
-    for backend in ("gibbs", "metropolis", "nuts", "smc"):
+    for backend in ("gibbs", "metropolis", "nuts", "smc", "cavi", "advi"):
         with pytest.raises(ValueError, match="declare exchangeable=False"):
             fit(liar, backend)
     assert labels.moves(bento(), True) and labels.moves(coffee(), True) and not labels.moves(liar, False)

@@ -1,0 +1,127 @@
+"""ADVI: exact where the posterior is Normal, a bound of the evidence elsewhere, refusals."""
+
+import dataclasses
+
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from genjax import categorical, exponential, gamma, gen, normal
+from scipy.special import gammaln
+
+from diagnostics.truth import stored
+from inference import Refused, advi, fit
+from zoo import MODELS, Mixture
+
+X = np.array([1.3, 2.2, 0.4, 1.9, 1.1, 2.7])
+
+
+@gen
+def prior():
+    a = normal(np.float64(1.0), 1.0) @ "a"
+    b = normal(np.float64(0.0), 1.0) @ "b"
+    return {"sum": a + b}
+
+
+@gen
+def observation(params):
+    categorical(probs=np.array([1.0])) @ "z"
+    return normal(params["sum"], 1.0) @ "x"
+
+
+def twin(x):
+    total = numpyro.sample("a", dist.Normal(1.0, 1.0)) + numpyro.sample("b", dist.Normal(0.0, 1.0))
+    with numpyro.plate("n", len(x)):
+        numpyro.sample("x", dist.Normal(total, 1.0), obs=x)
+
+
+# a posterior that is exactly Normal, of precision I + N 1 1^T: strongly correlated
+NORMAL = Mixture(name="sum", num_components=1, exchangeable=False, prior=prior, observation=observation, twin=twin)
+PRECISION = np.eye(2) + len(X)
+MEAN = np.linalg.solve(PRECISION, np.array([1.0, 0.0]) + X.sum())
+# sd of m and of log sd in units of the posterior sd that the last steps of Adam leave: a step a = 5e-4 on gradients
+# of noise s = 1/4 (16 draws) wanders by sqrt(a s / 2)
+WANDER = np.sqrt(5e-4 / 4 / 2)
+
+
+@pytest.mark.parametrize("guide", ["mean_field", pytest.param("full_rank", marks=pytest.mark.slow)])
+def test_an_exactly_normal_posterior_is_recovered_as_far_as_the_guide_reaches(guide):
+    draws = fit(NORMAL, "advi", X, seed=1, guide=guide)
+    u = np.stack([draws.params["a"], draws.params["b"]], -1).reshape(-1, 2)
+    exact = np.linalg.inv(PRECISION)
+    covariance = exact if guide == "full_rank" else np.diag(1 / np.diag(PRECISION))  # Bishop 2006, eq. 10.12-10.15
+    sd, num = np.sqrt(np.diag(covariance)), len(u)
+    assert np.all(np.abs(u.mean(0) - MEAN) < 5 * np.sqrt(1 / num + WANDER**2) * np.sqrt(np.diag(exact)))
+    assert np.all(np.abs(u.std(0) / sd - 1) < 5 * np.sqrt(1 / (2 * num) + WANDER**2))
+    marginal = np.eye(len(X)) + 2  # of x: N(1, I + 2 1 1^T)
+    evidence = -(len(X) * np.log(2 * np.pi) + np.linalg.slogdet(marginal)[1]) / 2
+    evidence -= (X - 1) @ np.linalg.solve(marginal, X - 1) / 2
+    kl = (np.linalg.slogdet(exact)[1] - np.linalg.slogdet(covariance)[1]) / 2  # traces cancel at the optimum
+    elbo = draws.stats["elbo"][0, 0]
+    assert draws.stats["lp"].shape == (4, 1000)
+    assert abs(elbo - (evidence - kl)) < 5 * (1.5 / np.sqrt(num) * (guide == "mean_field") + WANDER**2 * 5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bento", "coffee"])
+def test_the_elbo_is_below_the_log_evidence_within_its_error(name):
+    draws = fit(MODELS[name], "advi", seed=2)
+    truth = stored(name)[f"{name}.log_evidence"]["value"]
+    elbo = draws.stats["elbo"][0, 0]
+    if name == "bento":  # two labellings apart from each other, each exactly Normal
+        assert abs(elbo - (truth - np.log(2))) < 5 * 5 * WANDER**2
+    assert elbo < truth and draws.log_evidence is None
+    assert draws.warnings[0].startswith("draws from an approximation of the posterior (full rank Normal")
+
+
+def test_the_normal_of_a_log_rate_is_the_closed_form():
+    """Posterior Gamma(a, b): the best Normal of log(rate) has mean log(a/b) - 1/(2a), variance 1/a, and an ELBO below
+    the log evidence by the error of Stirling's formula for log Gamma(a)."""
+
+    @gen
+    def prior():
+        return {"rate": gamma(np.float64(2.0), 1.5) @ "rate"}
+
+    @gen
+    def observation(params):
+        categorical(probs=np.array([1.0])) @ "z"
+        return exponential(params["rate"]) @ "x"
+
+    def twin(x):
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 1.5))
+        with numpyro.plate("n", len(x)):
+            numpyro.sample("x", dist.Exponential(rate), obs=x)
+
+    model = Mixture(name="rate", num_components=1, exchangeable=False, prior=prior, observation=observation, twin=twin)
+    draws = fit(model, "advi", X, seed=1)
+    a, b = 2 + len(X), 1.5 + X.sum()
+    u = np.log(draws.params["rate"]).ravel()
+    assert abs(u.mean() - (np.log(a / b) - 0.5 / a)) < 5 * np.sqrt(1 / u.size + WANDER**2) * a**-0.5
+    assert abs(u.std() * a**0.5 - 1) < 5 * np.sqrt(1 / (2 * u.size) + WANDER**2)
+    evidence = 2 * np.log(1.5) - gammaln(2) + gammaln(a) - a * np.log(b)
+    stirling = a * np.log(a) - a - gammaln(a) + np.log(2 * np.pi / a) / 2
+    weights = (
+        draws.stats["lp"].ravel() + u + (u - np.log(a / b) + 0.5 / a) ** 2 * a / 2
+    )  # log p - log q, and a constant
+    error = weights.std() / np.sqrt(u.size)
+    assert abs(draws.stats["elbo"][0, 0] - (evidence + stirling)) < 5 * (error + 2 * WANDER**2)
+
+
+def test_a_run_whose_elbo_still_rises_says_so():
+    steps = np.linspace(0, 1, 1000).reshape(10, 100)
+    noise = np.random.default_rng(0).normal(0, 0.3, (10, 100))
+    assert "the ELBO still rose by 1" in advi._unfinished(-10 * steps + noise)[0]
+    assert advi._unfinished(noise) == ()
+
+
+def test_a_model_without_a_twin_or_without_parameters_is_refused():
+    bare = dataclasses.replace(MODELS["bento"], twin=None)
+    with pytest.raises(Refused, match="no NumPyro twin"):
+        fit(bare, "advi")
+    with pytest.raises(Refused, match="no unknown parameter"):
+        fit(MODELS["bento_known"], "advi")
+
+
+def test_an_unknown_guide_is_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="advi: guide should be 'full_rank' or 'mean_field', got 'full'"):
+        fit(MODELS["bento"], "advi", guide="full")
