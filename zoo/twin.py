@@ -13,7 +13,7 @@ import numpy as np
 from zoo import introspect, probe
 
 NUM_POINTS = 16  # prior draws at which the two densities are compared
-TOLERANCE = {"float64": 1e-8, "float32": 1e-4}  # relative to 1 + |log density|
+TOLERANCE = {4: 1e-4, 8: 1e-8}  # relative to 1 + |log density|, by the bytes of the coarsest site
 
 # TFP class of a prior site -> NumPyro class, and its arguments by TFP's names
 CLASSES: dict[str, tuple[str, dict[str, str]]] = {
@@ -62,7 +62,8 @@ def derived(model) -> Callable:
         numpyro.factor("x", model.log_likelihood(params, x))
 
     gap = _largest_gap(model, twin)
-    if not gap <= TOLERANCE[jnp.result_type(float).name]:
+    coarsest = min((leaf.dtype.itemsize for leaf in model.param_shapes.values()), default=8)
+    if not gap <= TOLERANCE[min(coarsest, jnp.result_type(float).itemsize)]:
         raise ValueError(
             f"the NumPyro twin derived for {model.name} has another log density (relative difference {gap:.1e}); "
             "write one by hand: Mixture(twin=...)"
