@@ -7,6 +7,8 @@ observations are independent, so sites that move at once are as good as one afte
 import jax
 import jax.numpy as jnp
 
+from inference import labels
+
 BLOCK = 3  # observations that a block proposal reassigns together
 
 
@@ -30,20 +32,15 @@ def gibbs(key, table, z):
     probability proportional to its row of the table without the present one, and takes it with probability
     min(1, (1 - p(z)) / (1 - p(new)))."""
     key_other, key_accept = jax.random.split(key)
-    without = jnp.where(jax.nn.one_hot(z, table.shape[1], dtype=bool), -jnp.inf, table)
-    cumulative = jnp.cumsum(jax.nn.softmax(without, axis=1), axis=1)
-    u = jax.random.uniform(key_other, (len(z), 1), table.dtype)
-    other = jnp.sum(u * cumulative[:, -1:] >= cumulative[:, :-1], axis=1, dtype=jnp.int32)
+    other = labels.draw_assignments(key_other, _without(z, table))
     accept = jnp.log(jax.random.uniform(key_accept, z.shape)) < gibbs_ratio(table, z, other)
     return jnp.where(accept, other, z), accept.mean()
 
 
 def gibbs_ratio(table, z, other):
-    """log [p(other) q(z | other)] / [p(z) q(other | z)], (N,): the mass of the row without z over that without other."""
-    mass_without = lambda k: jax.nn.logsumexp(
-        jnp.where(jax.nn.one_hot(k, table.shape[1], dtype=bool), -jnp.inf, table), axis=1
-    )
-    return mass_without(z) - mass_without(other)
+    """log [p(other) q(z | other)] / [p(z) q(other | z)], (N,): the row's mass without z over its mass without other."""
+    mass = lambda k: jax.nn.logsumexp(_without(k, table), axis=1)
+    return mass(z) - mass(other)
 
 
 def block(key, table, z):
@@ -56,6 +53,10 @@ def block(key, table, z):
     ratio = jnp.sum(_at(table, proposal)[sites] - _at(table, z)[sites])
     accept = jnp.log(jax.random.uniform(key_accept)) < ratio
     return jnp.where(accept, proposal, z), accept.astype(table.dtype)
+
+
+def _without(z, table):
+    return jnp.where(jax.nn.one_hot(z, table.shape[1], dtype=bool), -jnp.inf, table)
 
 
 def _at(table, z):

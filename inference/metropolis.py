@@ -173,7 +173,9 @@ def build(
         log_ratio += split_merge.log_restricted(table_there, z, a, b) - split_merge.log_restricted(table, z, a, b)
         z_there = split_merge.reallocate(key_sites, table_there, z, a, b)
         accept = jnp.log(jax.random.uniform(key_accept)) < log_ratio
-        u, z, table = jax.tree.map(lambda new, old: jnp.where(accept, new, old), (there, z_there, table_there), (u, z, table))
+        u, z, table = jax.tree.map(
+            lambda new, old: jnp.where(accept, new, old), (there, z_there, table_there), (u, z, table)
+        )
         return u, z, table, accept.astype(u.dtype)
 
     def all_at_once(key, i, state, table, x):
