@@ -5,8 +5,9 @@ A permutation s sends old component k to component s[k]: params become permute(p
 
 import jax
 import jax.numpy as jnp
+from numpyro.distributions import constraints
 
-from zoo.mixture import permutations
+from zoo.mixture import permutations, twin_supports
 
 MAX_EXACT = 5  # up to 5! = 120 permutations their full conditional is enumerated
 NUM_TRANSPOSITIONS = 10
@@ -52,6 +53,38 @@ def redraw(model, key, current, log_density):
 
     start = (current, log_density(current))
     return jax.lax.scan(transpose, start, jax.random.split(key, NUM_TRANSPOSITIONS))[0][0]
+
+
+def order_by(model) -> str | None:
+    """The (K,) array that sorts the components: the model's `order_by`, else its first component parameter of that
+    shape that is not a simplex (the mixing weights); None without one."""
+    K = model.num_components
+    if model.order_by is not None:
+        shapes = {**jax.eval_shape(model.derived, model.param_shapes), **model.param_shapes}
+        return model.order_by if model.order_by in shapes and shapes[model.order_by].shape == (K,) else None
+    supports = twin_supports(model)
+    rows = (n for n in model.param_shapes if n in model.component_leaves and supports[n][1] == (K,))
+    return next((name for name in rows if supports[name][0] is not constraints.simplex), None)
+
+
+def why_not_ordered(model) -> str | None:
+    """The sentence why the components cannot be numbered in ascending order after sampling, or None."""
+    if not model.exchangeable:
+        return (
+            "its labels mean something (the prior or the weights tell them apart), so with its components in order it "
+            "would be another model with another posterior; an ordering is for exchangeable models"
+        )
+    if not moves(model, True):
+        return "it has one component, or no way to relabel them: give Mixture(permute=...)"
+    if order_by(model) is None:
+        return "it has no component parameter with one number per component; give Mixture(order_by=...)"
+    return None
+
+
+def ascending(model, params):
+    """The permutation after which `order_by` ascends: old component k becomes the one of its rank."""
+    values = {**model.derived(params), **params}[order_by(model)]
+    return jnp.argsort(jnp.argsort(values)).astype(jnp.int32)
 
 
 def num_evaluations(num_components: int) -> int:
