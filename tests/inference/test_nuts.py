@@ -6,9 +6,9 @@ import pytest
 
 from diagnostics import to_arviz
 from inference import em, fit, labels, nuts
+from inference.results import Cost, PointMass
 from zoo.models.bento import bento, bento_full
 from zoo.models.coffee import coffee
-from zoo.models.three_gaussians import three_gaussians
 
 SHORT = dict(num_chains=2, num_warmup=50, num_draws=50)
 
@@ -40,16 +40,24 @@ def test_ordering_a_model_whose_labels_mean_something_is_refused():
     assert labels.why_not_ordered(bento(weights=(0.7, 0.3))) is not None
 
 
-def test_chains_start_at_different_admissible_em_restarts_never_all_at_the_best():
-    model, x = three_gaussians(), three_gaussians().data.x
-    began = nuts.em_starts(model, jax.random.key(0), x, 4)
-    again = nuts.em_starts(model, jax.random.key(0), x, 4)
-    for name, leaf in began.params.items():
-        assert leaf.shape[0] == 4
-        np.testing.assert_array_equal(leaf, again.params[name])
-    levels = jax.vmap(lambda params: model.log_density(params, x))(began.params)
-    assert len(np.unique(np.round(levels, 2))) > 1
-    assert began.cost.table_evaluations > 0
+def test_chains_start_at_different_admissible_em_restarts_never_all_at_the_best(monkeypatch):
+    level = np.array([-10.0] * 5 + [-11.0] * 2 + [-15.0])  # the last restart, at -9, is not admissible
+    found = PointMass(
+        params={"means": np.arange(27.0).reshape(9, 3)},
+        log_density=np.append(level, -9.0),
+        num_steps=np.ones(9),
+        converged=np.ones(9, bool),
+        admissible=np.arange(9) < 8,
+        gradient_norm=np.zeros(9),
+        cost=Cost(0.0, 1.0, 7, 7),
+    )
+    monkeypatch.setattr(em, "em", lambda *args, **settings: found)
+    for seed in range(5):
+        began = nuts.em_starts(coffee(), jax.random.key(seed), coffee().data.x, 4)
+        rows = np.asarray(began.params["means"])[:, 0] / 3
+        assert len(set(rows)) == 4 and 8 not in rows
+        assert set(level[rows.astype(int)]) == {-10.0, -11.0, -15.0}
+        assert began.cost.table_evaluations == 7 and began.warnings == ()
 
 
 def test_chains_without_an_admissible_restart_start_from_the_prior_and_it_is_said(monkeypatch):
