@@ -7,10 +7,9 @@ one prior for all blends (exchangeable) and with its own. Both samplers draw the
 categorical by inverse CDF, keep parameters, assignments and log density of every sweep (thin=1), and run 4 chains by
 vmap in float64. `permute=False` is the same work; the label move comes on top, and under a model that is not
 exchangeable evaluates K! densities. The difference of a long and a short run is timed, the samplers taking turns, so
-compiling and starting are left out.
+compiling and starting are left out; processor seconds beside those of the clock, since other load moves them less.
 """
 
-import statistics
 import sys
 import time
 
@@ -62,12 +61,22 @@ def by_hand(model, x):
 
 
 def run_by_hand(program, keys, state, num_sweeps):
-    """Every draw as NumPy arrays, and the seconds that took."""
-    started, outs = time.perf_counter(), []
+    """Every draw as NumPy arrays."""
+    outs = []
     for first in range(0, num_sweeps, SHORT):
         state, out = program(keys, jnp.int32(first), state)
         outs.append(jax.tree.map(np.asarray, out))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *outs), time.perf_counter() - started
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *outs)
+
+
+def seconds(run):
+    """(by the clock, of the processor) of LONG sweeps less SHORT ones, and what the long run gave."""
+    marks = [(time.perf_counter(), time.process_time())]
+    for num_sweeps in (SHORT, LONG):
+        result = run(num_sweeps)
+        marks.append((time.perf_counter(), time.process_time()))
+    first, second, third = np.array(marks)
+    return (third - second) - (second - first), result
 
 
 def main(repeats: int) -> None:
@@ -89,46 +98,29 @@ def main(repeats: int) -> None:
 
     def ours(model, permute):
         sampler = gibbs.build(model, 0, permute, 1)
-        return lambda num_sweeps: loop.run(sampler, keys, num_sweeps, x, params=params)
-
-    means = {}
-
-    def seconds(name, run):
-        """Of LONG sweeps less SHORT ones; `run` gives (means of every draw, seconds)."""
-        (_, short), (means[name], long) = run(SHORT), run(LONG)
-        return long - short
-
-    def looped(run):
-        def timed(num_sweeps):
-            result = run(num_sweeps)
-            return result.out["params"]["means"].mean(axis=(0, 1)), result.cost.run_seconds
-
-        return timed
-
-    def handed(num_sweeps):
-        (draws, _), spent = run_by_hand(program, keys, start, num_sweeps)
-        return draws[1].mean(axis=(0, 1)), spent
+        run = lambda num_sweeps: loop.run(sampler, keys, num_sweeps, x, params=params)
+        return lambda num_sweeps: run(num_sweeps).out["params"]["means"].mean(axis=(0, 1))
 
     contestants = {
-        "by hand": handed,
-        "gibbs, permute=False": looped(ours(model, False)),
-        "gibbs": looped(ours(model, True)),
-        "gibbs, not exchangeable": looped(ours(coffee_full(), True)),
+        "by hand": lambda num_sweeps: run_by_hand(program, keys, start, num_sweeps)[0][1].mean(axis=(0, 1)),
+        "gibbs, permute=False": ours(model, False),
+        "gibbs": ours(model, True),
+        "gibbs, not exchangeable": ours(coffee_full(), True),
     }
-    for name, run in contestants.items():
-        seconds(name, run)  # compiles
+    means = {name: seconds(run)[1] for name, run in contestants.items()}  # compiles
     found = {name: [] for name in contestants}
     for _ in range(repeats):
         for name, run in contestants.items():
-            found[name].append(seconds(name, run))
-    unit = 1e6 / ((LONG - SHORT) * CHAINS)
-    base = found["by hand"]
-    print("| sampler | us per sweep: median (range) | times by hand: median | at most |\n| --- | --- | --- | --- |")
+            found[name].append(seconds(run)[0])
+    print("| sampler | us per sweep: median (range) | times by hand | processor us | times by hand | at most |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for name, times in found.items():
-        ratio = statistics.median(t / b for t, b in zip(times, base, strict=True))
+        ratios = np.median(np.array(times) / np.array(found["by hand"]), axis=0)
+        us = np.array(times) * 1e6 / ((LONG - SHORT) * CHAINS)
+        (middle, processor), low, high = np.median(us, axis=0), us[:, 0].min(), us[:, 0].max()
         limit = f"{AT_MOST}" if name in ("gibbs", "gibbs, permute=False") else ""
-        middle = statistics.median(times) * unit
-        print(f"| {name} | {middle:.0f} ({min(times) * unit:.0f}-{max(times) * unit:.0f}) | {ratio:.2f} | {limit} |")
+        clock = f"{middle:.0f} ({low:.0f}-{high:.0f}) | {ratios[0]:.2f}"
+        print(f"| {name} | {clock} | {processor:.0f} | {ratios[1]:.2f} | {limit} |")
     print("\nposterior means of the three means: " + "; ".join(f"{k} {np.round(v, 2)}" for k, v in means.items()))
 
 

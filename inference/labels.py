@@ -93,10 +93,19 @@ def num_evaluations(num_components: int) -> int:
 
 
 def draw_assignments(key, log_table):
-    """One exact draw of every assignment from an (N, K) table of log p(z_n = k, x_n | params).
+    """One exact draw of every assignment from an (N, K) table of log p(z_n = k, x_n | params)."""
+    return draw_and_sum(key, log_table)[0]
+
+
+def draw_and_sum(key, log_table):
+    """`draw_assignments`, and the logarithms of the rows' sums, log p(x_n | params) (N,), from the same exponentials.
 
     Inverse CDF with one uniform per observation: z_n is the number of k with u_n > P(z_n <= k).
     """
-    cumulative = jnp.cumsum(jax.nn.softmax(log_table, axis=1), axis=1)
+    top = log_table.max(axis=1, keepdims=True)
+    top = jnp.where(jnp.isfinite(top), top, 0.0)
+    cumulative = jnp.cumsum(jnp.exp(log_table - top), axis=1)
+    total = cumulative[:, -1:]
     u = jax.random.uniform(key, (log_table.shape[0], 1), cumulative.dtype)
-    return jnp.sum(u * cumulative[:, -1:] >= cumulative[:, :-1], axis=1, dtype=jnp.int32)
+    assignments = jnp.sum(u * total >= cumulative[:, :-1], axis=1, dtype=jnp.int32)
+    return assignments, (top + jnp.log(total))[:, 0]

@@ -185,11 +185,11 @@ def build(
             params = of.constrain(kernel.z)
         if ordered:
             params = model.permute(params, labels.ascending(model, params))
-        table = model.log_table(params, x)
+        z, log_likelihoods = labels.draw_and_sum(key_assign, model.log_table(params, x))
         out = {
             "params": params,
-            "assignments": labels.draw_assignments(key_assign, table),
-            "lp": model.log_prior(params) + jax.nn.logsumexp(table, axis=1).sum(),
+            "assignments": z,
+            "lp": model.log_prior(params) + log_likelihoods.sum(),
             "acceptance_rate": kernel.accept_prob,
             "diverging": kernel.diverging,
             "energy": kernel.energy,
