@@ -94,9 +94,8 @@ def refuses(model, x) -> str | None:
 
 
 def _rules(model):
-    if (
-        "x" not in model.observation_shapes or model.observation_shapes["x"].shape
-    ):  # the expected table is for one number per observation
+    x = model.observation_shapes.get("x")
+    if x is None or x.shape:  # the expected table is for one number per observation
         return ()
     return tuple(rule for rule in conjugacy.rules(model) if rule.name in FAMILIES)
 

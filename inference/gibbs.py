@@ -98,8 +98,8 @@ def build(model, num_warmup: int, permute: bool = True, thin: int = 1, accept: b
             params, used = draw_others(key_slice, params, z, x)
             evaluations += used
         table = model.log_table(params, x)
-        z = labels.draw_assignments(key_assign, table)
-        lp = model.log_prior(params) + jax.nn.logsumexp(table, axis=1).sum()
+        z, log_likelihoods = labels.draw_and_sum(key_assign, table)
+        lp = model.log_prior(params) + log_likelihoods.sum()
         if moves:
             params, z, lp, used = labels.relabel(model, key_labels, params, z, lp, x)
             evaluations += used

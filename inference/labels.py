@@ -5,8 +5,9 @@ A permutation s sends old component k to component s[k]: params become permute(p
 
 import jax
 import jax.numpy as jnp
+from numpyro.distributions import constraints
 
-from zoo.mixture import permutations
+from zoo.mixture import permutations, twin_supports
 
 MAX_EXACT = 5  # up to 5! = 120 permutations their full conditional is enumerated
 NUM_TRANSPOSITIONS = 10
@@ -65,16 +66,57 @@ def relabel(model, key, params, z, lp, x):
     return params, s[z], model.log_density(params, x), 1 + num_evaluations(model.num_components)
 
 
+def order_by(model) -> str | None:
+    """The (K,) array that sorts the components: the model's `order_by`, else its first component parameter of that
+    shape that is not a simplex (the mixing weights); None without one."""
+    K = model.num_components
+    if model.order_by is not None:
+        shapes = {**jax.eval_shape(model.derived, model.param_shapes), **model.param_shapes}
+        return model.order_by if model.order_by in shapes and shapes[model.order_by].shape == (K,) else None
+    supports = twin_supports(model)
+    rows = (n for n in model.param_shapes if n in model.component_leaves and supports[n][1] == (K,))
+    return next((name for name in rows if supports[name][0] is not constraints.simplex), None)
+
+
+def why_not_ordered(model) -> str | None:
+    """The sentence why the components cannot be numbered in ascending order after sampling, or None."""
+    if not model.exchangeable:
+        return (
+            "its labels mean something (the prior or the weights tell them apart), so with its components in order it "
+            "would be another model with another posterior; an ordering is for exchangeable models"
+        )
+    if not moves(model, True):
+        return "it has one component, or no way to relabel them: give Mixture(permute=...)"
+    if order_by(model) is None:
+        return "it has no component parameter with one number per component; give Mixture(order_by=...)"
+    return None
+
+
+def ascending(model, params):
+    """The permutation after which `order_by` ascends: old component k becomes the one of its rank."""
+    values = {**model.derived(params), **params}[order_by(model)]
+    return jnp.argsort(jnp.argsort(values)).astype(jnp.int32)
+
+
 def num_evaluations(num_components: int) -> int:
     """Densities that `redraw` evaluates for a model that is not exchangeable."""
     return len(permutations(num_components)) if num_components <= MAX_EXACT else NUM_TRANSPOSITIONS + 1
 
 
 def draw_assignments(key, log_table):
-    """One exact draw of every assignment from an (N, K) table of log p(z_n = k, x_n | params).
+    """One exact draw of every assignment from an (N, K) table of log p(z_n = k, x_n | params)."""
+    return draw_and_sum(key, log_table)[0]
+
+
+def draw_and_sum(key, log_table):
+    """`draw_assignments`, and the logarithms of the rows' sums, log p(x_n | params) (N,), from the same exponentials.
 
     Inverse CDF with one uniform per observation: z_n is the number of k with u_n > P(z_n <= k).
     """
-    cumulative = jnp.cumsum(jax.nn.softmax(log_table, axis=1), axis=1)
+    top = log_table.max(axis=1, keepdims=True)
+    top = jnp.where(jnp.isfinite(top), top, 0.0)
+    cumulative = jnp.cumsum(jnp.exp(log_table - top), axis=1)
+    total = cumulative[:, -1:]
     u = jax.random.uniform(key, (log_table.shape[0], 1), cumulative.dtype)
-    return jnp.sum(u * cumulative[:, -1:] >= cumulative[:, :-1], axis=1, dtype=jnp.int32)
+    assignments = jnp.sum(u * total >= cumulative[:, :-1], axis=1, dtype=jnp.int32)
+    return assignments, (top + jnp.log(total))[:, 0]

@@ -37,8 +37,11 @@ class Run(NamedTuple):
     cost: Cost  # seconds and bytes only: the back end knows its evaluations
 
 
-def sample(model, sampler, key, x, *, num_chains, num_warmup, num_draws, progress=None, resume=None) -> Draws:
-    """Draws of a Markov chain back end, from a start of its own or going on from `resume`.
+def sample(
+    model, sampler, key, x, *, num_chains, num_warmup, num_draws, progress=None, resume=None, starts=None
+) -> Draws:
+    """Draws of a Markov chain back end, from `starts` (params, leaves (C, ...); default `space.starts`) or going on
+    from `resume`.
 
     `resume`: Draws of an earlier, shorter run of the same sampler with the same key, data and settings; num_draws
     counts its draws too. The result is bit for bit that of one run without a break. Raises KeyboardInterrupt when
@@ -48,7 +51,7 @@ def sample(model, sampler, key, x, *, num_chains, num_warmup, num_draws, progres
     keys, num_steps = jax.random.split(key_chains, num_chains), num_warmup + num_draws
     if resume is None:
         began = time.perf_counter()
-        params = space.starts(model, key_start, x, num_chains)
+        params = space.starts(model, key_start, x, num_chains) if starts is None else starts
         setting_up = Cost(time.perf_counter() - began)  # next to nothing but compiling
         draws = to_draws(run(sampler, keys, num_steps, x, params=params, on_chunk=progress), num_warmup)
         return draws._replace(cost=draws.cost + setting_up)

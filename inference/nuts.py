@@ -5,11 +5,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import log_density
 
-from inference import labels, loop, space
-from inference.results import Draws
+from inference import em, labels, loop, space
+from inference.results import Cost, Draws
+
+STARTS = ("prior", "em")
+RESTARTS = 4  # of EM per chain, when chains start from them
 
 
 class State(NamedTuple):
@@ -38,6 +42,8 @@ def nuts(
     dense_mass=True,
     target_accept=0.8,
     max_tree_depth=10,
+    ordered=False,
+    starts="prior",
     progress=None,
     resume=None,
 ) -> Draws:
@@ -47,10 +53,30 @@ def nuts(
     stored draws are each permuted uniformly, which is exact; otherwise the labelling is a state of its own, redrawn
     from its full conditional after every transition, with potential and gradient computed afresh. `permute=False`
     switches this off.
+
+    `ordered=True` numbers the components of every stored draw so that `order_by` ascends (`labels.order_by`). The
+    kernel is the same: the result is the model folded onto one of its K! equal regions, the prior there K! times as
+    dense, its evidence that of the model; `stats["lp"]` stays the density before folding. For exchangeable models.
+
+    `starts="prior"`: chains start from prior draws (`space.starts`). `starts="em"`: from admissible EM
+    restarts in random order, one of each optimum before any comes twice, so never all from the best where there are
+    others; chains for which no restart is left start from prior draws, and the warnings say so.
+
+    `stats` have the step size, tree depth, divergences and energy of every draw. What warmup arrived at is in `state`,
+    one per chain: kernel.adapt_state.step_size (C,) and inverse_mass_matrix (C, D, D), or (C, D) with
+    `dense_mass=False`, over the unconstrained parameters by name. Raises ValueError for a model that cannot be
+    ordered, or that EM cannot serve.
     """
-    sampler = build(model, num_warmup, permute, dense_mass, target_accept, max_tree_depth)
+    _check(model, x, ordered, starts)
+    sampler = build(model, num_warmup, permute, dense_mass, target_accept, max_tree_depth, ordered=ordered)
     how = dict(num_chains=num_chains, num_warmup=num_warmup, num_draws=num_draws, progress=progress, resume=resume)
+    began = None
+    if starts == "em" and resume is None:
+        began = em_starts(model, jax.random.split(key)[0], x, num_chains)
+        how["starts"] = began.params
     draws = loop.sample(model, sampler, key, x, **how)
+    if began is not None:
+        draws = draws._replace(cost=draws.cost + began.cost, warnings=draws.warnings + began.warnings)
     divergent = int(draws.stats["diverging"].sum())
     size = draws.stats["diverging"].size
     warnings: tuple[str, ...] = (f"{divergent} of {size} draws diverged",) if divergent else ()
@@ -58,6 +84,42 @@ def nuts(
     if full:
         warnings += (f"{full} of {size} draws used the whole tree of depth {max_tree_depth}: raise max_tree_depth",)
     return draws._replace(warnings=draws.warnings + warnings)
+
+
+def _check(model, x, ordered, starts):
+    if ordered and labels.why_not_ordered(model):
+        raise ValueError(f"nuts: ordered=True is not for {model.name}: {labels.why_not_ordered(model)}")
+    if starts not in STARTS:
+        raise ValueError(f"nuts: starts should be one of {', '.join(STARTS)}, got {starts!r}")
+    if starts == "em" and em.refuses(model, x):
+        raise ValueError(f"nuts: starts='em' is not for {model.name}: {em.refuses(model, x)}")
+
+
+class Starts(NamedTuple):
+    """Where chains begin, and what finding that took."""
+
+    params: Any  # leaves (C, ...)
+    cost: Cost
+    warnings: tuple[str, ...]
+
+
+def em_starts(model, key, x, num_chains) -> Starts:
+    """Different admissible EM restarts in random order, one of each optimum first; else prior draws."""
+    key_em, key_pick, key_prior = jax.random.split(key, 3)
+    found = em.em(model, x, key_em, num_restarts=RESTARTS * num_chains)
+    good = np.asarray(jax.random.permutation(key_pick, np.flatnonzero(found.admissible)))
+    optimum = np.round(np.asarray(found.log_density)[good], 3)
+    repeats = np.array([np.sum(optimum[:i] == optimum[i]) for i in range(len(good))], int)
+    picked = good[np.argsort(repeats, kind="stable")][:num_chains]
+    take = lambda leaf: jnp.asarray(leaf)[picked]
+    params = {name: take(leaf) for name, leaf in found.params.items()}
+    missing = num_chains - len(picked)
+    if missing == 0:
+        return Starts(params, found.cost, ())
+    rest = space.starts(model, key_prior, x, missing)
+    joined = {name: jnp.concatenate([leaf, rest[name]]) for name, leaf in params.items()}
+    said = f"only {len(picked)} of {RESTARTS * num_chains} EM restarts are admissible: the other chains start elsewhere"
+    return Starts(joined, found.cost, (said,))
 
 
 def refresh(kernel, potential, x, s):
@@ -68,7 +130,7 @@ def refresh(kernel, potential, x, s):
 
 @functools.cache
 def build(
-    model, num_warmup, permute=True, dense_mass=True, target_accept=0.8, max_tree_depth=10, step_size=1.0
+    model, num_warmup, permute=True, dense_mass=True, target_accept=0.8, max_tree_depth=10, step_size=1.0, ordered=False
 ) -> loop.Sampler:
     """The sampler; with `num_warmup=0` nothing adapts, and `step_size` and an identity mass matrix stay."""
     of = space.space_of(model)
@@ -119,11 +181,13 @@ def build(
             params = model.permute(of.constrain(kernel.z), labels.redraw(model, key_labels, s, None))
         else:
             params = of.constrain(kernel.z)
-        table = model.log_table(params, x)
+        if ordered:
+            params = model.permute(params, labels.ascending(model, params))
+        z, log_likelihoods = labels.draw_and_sum(key_assign, model.log_table(params, x))
         out = {
             "params": params,
-            "assignments": labels.draw_assignments(key_assign, table),
-            "lp": model.log_prior(params) + jax.nn.logsumexp(table, axis=1).sum(),
+            "assignments": z,
+            "lp": model.log_prior(params) + log_likelihoods.sum(),
             "acceptance_rate": kernel.accept_prob,
             "diverging": kernel.diverging,
             "energy": kernel.energy,

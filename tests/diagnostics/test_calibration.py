@@ -147,9 +147,13 @@ def test_joint_test_catches_assignments_left_behind_by_the_permutation(monkeypat
 
 
 def test_joint_test_catches_an_off_by_one_assignment(monkeypatch):
-    real = labels.draw_assignments
-    shifted = lambda key, table: jnp.where(real(key, table) == 0, 1, real(key, table))
-    monkeypatch.setattr(labels, "draw_assignments", shifted)
+    real = labels.draw_and_sum
+
+    def shifted(key, table):
+        z, log_likelihoods = real(key, table)
+        return jnp.where(z == 0, 1, z), log_likelihoods
+
+    monkeypatch.setattr(labels, "draw_and_sum", shifted)
     model = WIDE["bento"][0]()
     result = calibration.joint_test(model, gibbs.build.__wrapped__(model, 0), jax.random.key(7), **FULL)
     assert not result.passed, result

@@ -55,13 +55,15 @@ def model_of(prior, component):
 
 
 def test_many_families_of_priors_are_known():
+    number = lambda value: jnp.asarray(value, float)  # of bare Python numbers TFP makes float32
+
     def prior():
         return {
-            "shift": student_t(4.0, 0.0, 1.0) @ "shift",
-            "share": beta(2.0, 3.0) @ "share",
-            "scale": half_cauchy(np.zeros(()), np.array(2.0)) @ "scale",
+            "shift": student_t(number(4), number(0), number(1)) @ "shift",
+            "share": beta(number(2), number(3)) @ "share",
+            "scale": half_cauchy(number(0), number(2)) @ "scale",
             "low": uniform(np.full(2, -1.0), np.ones(2)) @ "low",
-            "cut": truncated_normal(*(jnp.asarray(v, float) for v in (0, 1, -0.5, 2))) @ "cut",
+            "cut": truncated_normal(number(0), number(1), number(-0.5), number(2)) @ "cut",
             "items": dirichlet(np.ones((2, 3))) @ "items",
             "means": normal(np.zeros(2), 1.0) @ "means",
         }
