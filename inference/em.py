@@ -93,13 +93,15 @@ def em(
     from_data = np.arange(num_restarts) % PRIOR_STARTS != PRIOR_STARTS - 1
     if isinstance(x, dict) and "covariates" in x:
         from_data[:] = False  # what tells components apart is how x follows the covariates
-    labels = _nearest_centres(key_centres, x, model.num_components, from_data)
+    labels = _nearest_centres(key_centres, x, model.num_components, from_data | (annealing < 1))
     starting = Cost(0.0, time.perf_counter() - started)
 
     eps = float(jnp.finfo(jnp.result_type(float)).eps)
     stationary = max(STATIONARY, 1e4 * eps)
     settings = Settings(*jnp.asarray([max(tolerance, 1e3 * eps), annealing], jnp.result_type(float)))
-    state, climbing = _climb(model, built, accelerate, Start(params, labels, from_data), x, max_steps, settings, progress)
+    state, climbing = _climb(
+        model, built, accelerate, Start(params, labels, from_data), x, max_steps, settings, progress
+    )
     ended, errors, looking = _judged(model, bool(prior), state, x, stationary, floor)
     order = np.lexsort((-state.log_density, ended != "converged"))
     result, ended = jax.tree.map(lambda leaf: leaf[order], state), ended[order]

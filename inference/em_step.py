@@ -28,6 +28,7 @@ CLOSED_STARTS, NEWTON_STARTS = 2, 10  # M-steps at a start's own responsibilitie
 STEPS = tuple(4.0**-i for i in range(9))  # fractions of a Newton step that are tried, the largest first; and none
 PATIENCE = 30  # steps after which the gradient is taken whatever the parameters do
 COOLING = 100  # E-steps in which annealing raises the inverse temperature to 1
+KEPT = 0.01  # share of each point that annealing leaves with its start's cluster: components that merged must part
 FARTHER = 4.0  # by what SQUAREM's longest extrapolation grows when it was taken, and shrinks when it was refused
 
 
@@ -82,7 +83,8 @@ def build(model, prior: bool, accelerate: bool, anneal: bool) -> Built:
     space: from u0, u1 = F(u0), u2 = F(u1) to u0 + 2 a (u1 - u0) + a^2 (u2 - 2 u1 + u0), with
     a = |u1 - u0| / |u2 - 2 u1 + u0|, which is u2 at a = 1; refused, for u2, where the log density there is below that
     of u1 or not finite. `anneal`: responsibilities proportional to p(z_n = k, x_n | params)^beta (Ueda & Nakano 1998,
-    Neural Networks 11, equation 9), beta rising geometrically to 1 in the first `COOLING` steps.
+    Neural Networks 11), beta rising geometrically to 1 in the first `COOLING` steps. Hot components merge; what a
+    start's clusters keep lets them part again as beta rises.
     """
     of = space.space_of(model)
     m_step, num_starts, newton_tables, newton_gradients = _m_step(model, prior, of)
@@ -138,7 +140,7 @@ def build(model, prior: bool, accelerate: bool, anneal: bool) -> Built:
         value, r = e_step(s.params, x, beta)
         smallest = smallest_scale(s.params, first, x, known.sd)
         fewest = fewest_expected(s.params, x, known.num)
-        finite = jnp.isfinite(value) & jnp.isfinite(r).all()  # all parameters are in every density
+        finite = jnp.isfinite(value)  # and then so is r
         lost = (smallest < COLLAPSED) | (~starting & (~finite | (fewest == 0)))
         refused = jnp.bool_(False)
         if accelerate:
@@ -146,10 +148,10 @@ def build(model, prior: bool, accelerate: bool, anneal: bool) -> Built:
         stopped, keep = lost & ~refused, finite & ~lost & ~refused
         climbs = keep & free & (s.step > began + (COOLING if anneal else 0))
         fall = jnp.where(climbs, s.log_density - value - 100 * s.rounding, 0.0)
-        if num_starts:
-            labels = jax.nn.one_hot(start.labels, model.num_components, dtype=r.dtype)
-            r = jnp.where(starting, (1 - SMOOTHING) * labels + SMOOTHING / model.num_components, r)
-        r = jnp.where(finite | starting, r, 1 / model.num_components)
+        labels = jax.nn.one_hot(start.labels, model.num_components, dtype=r.dtype)
+        r = jnp.where(starting, (1 - SMOOTHING) * labels + SMOOTHING / model.num_components, r)
+        if anneal:
+            r = jnp.where(free | starting, r, (1 - KEPT) * r + KEPT * labels)
         moved = m_step(s.params, r, x, known.size)
         change = jnp.stack([jnp.abs(moved[name] - s.params[name]).max() for name in moved]).max()
         following, cycle = squarem(s, moved, free, refused) if accelerate else (moved, None)
@@ -180,13 +182,12 @@ def build(model, prior: bool, accelerate: bool, anneal: bool) -> Built:
         c, ahead = s.cycle, of.unconstrain(moved)
         change = ahead - c.u
         bend = change - c.change  # in phase 1, u2 - 2 u1 + u0
-        length = jnp.linalg.norm(c.change) / jnp.linalg.norm(bend)
-        length = jnp.clip(jnp.nan_to_num(length, nan=1.0, posinf=1.0), 1.0, c.longest)
-        tried = c.first + 2 * length * c.change + length**2 * bend
+        tried, length = extrapolated(c.first, c.change, bend, c.longest)
         jumps = free & (c.phase == 1) & (length > 1) & jnp.isfinite(tried).all()
         either = lambda mask, yes, no: jax.tree.map(lambda a, b: jnp.where(mask, a, b), yes, no)
         plainly = either(refused, (c.plain, c.plain_u), (moved, ahead))
-        params, u = either(jumps, (of.constrain(tried), tried), plainly)
+        there = {name: leaf.astype(moved[name].dtype) for name, leaf in of.constrain(tried).items()}
+        params, u = either(jumps, (there, tried), plainly)
         farther = jnp.where(jumps & (length == c.longest), FARTHER * c.longest, c.longest)
         return params, Cycle(
             phase=jnp.where(jumps, 2, jnp.where(free & (c.phase == 0), 1, 0)),
@@ -219,12 +220,12 @@ def build(model, prior: bool, accelerate: bool, anneal: bool) -> Built:
         def body(s):
             active = running(s)
             after, due = steps(s, start, first, x, known, settings)
-            s, due = only(active, after, s), due & active
+            s = only(active, after, s)
+            due = active & (due | ~running(s))  # the last point of every restart has its gradient taken
             # one condition for all lanes: under vmap both branches would run at every step
             return jax.lax.cond(due.any(), judged, lambda s, due: s, s, due)
 
-        state = jax.lax.while_loop(lambda s: running(s).any(), body, state)
-        return judged(state, ~state.converged & jnp.isfinite(state.log_density))
+        return jax.lax.while_loop(lambda s: running(s).any(), body, state)
 
     return Built(jax.jit(program), model.num_components, newton_tables, newton_gradients)
 
@@ -241,8 +242,8 @@ class Start(NamedTuple):
     """Where the restarts begin, leaves (R, ...)."""
 
     params: Any  # prior draws
-    labels: Any  # (R, N) nearest centre
-    from_data: Any  # (R,) bool: at those labels, else at the prior draw
+    labels: Any  # (R, N) index of the nearest centre
+    from_data: Any  # (R,) bool: at those clusters, else at the prior draw
 
 
 class Settings(NamedTuple):
@@ -277,6 +278,13 @@ def first_state(model, params, accelerate: bool) -> Restart:
         gradients=none,
         cycle=cycle,
     )
+
+
+def extrapolated(u, change, bend, longest):
+    """u + 2 a change + a^2 bend and its length a = |change| / |bend|, between 1, two plain steps, and `longest`."""
+    length = jnp.linalg.norm(change) / jnp.linalg.norm(bend)
+    length = jnp.clip(jnp.nan_to_num(length, nan=1.0, posinf=1.0), 1.0, longest)
+    return u + 2 * length * change + length**2 * bend, length
 
 
 def rounding(size, magnitude):
@@ -332,7 +340,7 @@ def _m_step(model, prior, of):
 
         def moved(part):
             everything = of.constrain(u.at[coordinates].set(part))
-            return {**params, **{name: everything[name] for name in others}}
+            return {**params, **{name: everything[name].astype(params[name].dtype) for name in others}}
 
         q = lambda part: expected(moved(part), r, x)
         here = u[coordinates]
