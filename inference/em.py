@@ -60,7 +60,7 @@ def em(
     max_steps=2000,
     tolerance=1e-8,
     floor=0.02,
-    accelerate=False,
+    accelerate=True,
     annealing=1.0,
     progress=None,
 ) -> PointMass:
@@ -76,7 +76,8 @@ def em(
     at its last finite log density. `ended` says how each one ended, `warnings` count those that are not admissible, and
     say where no finite maximum exists, the log density fell, or the best optimum has no standard errors.
 
-    `accelerate`: SQUAREM over the same steps, which never lowers the log density either (`inference.em_step.build`).
+    `accelerate`: SQUAREM over the same steps, which never lowers the log density either (`inference.em_step.build`): a
+    third of the evaluations on three_gaussians, as many where EM is fast.
     `annealing`: the inverse temperature at the start, which rises to 1 in the first 100 steps; 1 is plain EM.
     """
     _check(model, x, prior, max_steps)

@@ -29,7 +29,7 @@ STEPS = tuple(4.0**-i for i in range(9))  # fractions of a Newton step that are 
 PATIENCE = 30  # steps after which the gradient is taken whatever the parameters do
 COOLING = 100  # E-steps in which annealing raises the inverse temperature to 1
 KEPT = 0.01  # share of each point that annealing leaves with its start's cluster: components that merged must part
-FARTHER = 4.0  # by what SQUAREM's longest extrapolation grows when it was taken, and shrinks when it was refused
+FARTHER = 4.0  # by what SQUAREM's longest extrapolation, 1 at first, grows when it is used, and shrinks when refused
 
 
 class Cycle(NamedTuple):
@@ -188,7 +188,7 @@ def build(model, prior: bool, accelerate: bool, anneal: bool) -> Built:
         plainly = either(refused, (c.plain, c.plain_u), (moved, ahead))
         there = {name: leaf.astype(moved[name].dtype) for name, leaf in of.constrain(tried).items()}
         params, u = either(jumps, (there, tried), plainly)
-        farther = jnp.where(jumps & (length == c.longest), FARTHER * c.longest, c.longest)
+        farther = jnp.where(free & (c.phase == 1) & (length == c.longest), FARTHER * c.longest, c.longest)
         return params, Cycle(
             phase=jnp.where(jumps, 2, jnp.where(free & (c.phase == 0), 1, 0)),
             u=u,
@@ -196,7 +196,7 @@ def build(model, prior: bool, accelerate: bool, anneal: bool) -> Built:
             change=jnp.where(c.phase == 0, change, c.change),
             plain=either(c.phase == 1, moved, c.plain),
             plain_u=jnp.where(c.phase == 1, ahead, c.plain_u),
-            longest=jnp.where(refused, jnp.maximum(c.longest / FARTHER, FARTHER), farther),
+            longest=jnp.where(refused, jnp.maximum(c.longest / FARTHER, 1), farther),
         )
 
     def program(state, start, x, stop, settings):
@@ -258,7 +258,7 @@ def first_state(model, params, accelerate: bool) -> Restart:
     cycle = None
     if accelerate:
         u = jax.vmap(space.space_of(model).unconstrain)(params)
-        cycle = Cycle(none, u, u, jnp.zeros_like(u), params, u, jnp.full(R, FARTHER))
+        cycle = Cycle(none, u, u, jnp.zeros_like(u), params, u, jnp.ones(R))
     return Restart(
         params=params,
         at=params,
