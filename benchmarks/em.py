@@ -7,7 +7,6 @@ iteration are (time of many iterations - time of few) / difference, so that comp
 medians of alternating runs. The compiled loop of the back end is timed as a fit runs it, gradients included.
 """
 
-import functools
 import statistics
 import sys
 import time
@@ -42,18 +41,21 @@ def by_hand(weights, means, scales, x, num_steps):
         return counts / len(x), means, variances, (highest + jnp.log(total)).sum()
 
     weights, means, variances, value = jax.lax.fori_loop(0, num_steps, step, (weights, means, scales**2, 0.0))
-    return {"weights": weights, "means": means, "scales": jnp.sqrt(variances)}
+    return {
+        "weights": weights,
+        "means": means,
+        "scales": jnp.sqrt(variances),
+    }, value  # unused, it would not be computed
 
 
-def by_em(params, x, accelerate, lanes, num_steps):
-    """The back end's program at `lanes` restarts, all from `params`."""
+def by_em(params, x, accelerate, lanes):
+    """num_steps -> the back end's state after as many steps of `lanes` restarts, all from `params`."""
     model = three_gaussians()
     params = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (lanes, *leaf.shape)), params)
     start = Start(params, jnp.zeros((lanes, len(x)), jnp.int32), jnp.zeros(lanes, bool))
     program, state = build(model, False, accelerate, False).program, first_state(model, params, accelerate)
-    end = program(state, start, x, jnp.int32(num_steps - 1), Settings(jnp.asarray(1e-8), jnp.asarray(1.0)))
-    assert not end.converged.any(), "converged: time fewer iterations"
-    return jax.tree.map(lambda leaf: leaf[0], end.params)
+    settings = Settings(jnp.asarray(1e-8), jnp.asarray(1.0))
+    return lambda num_steps: program(state, start, x, jnp.int32(num_steps - 1), settings)
 
 
 def seconds(run, num_steps) -> float:
@@ -74,16 +76,17 @@ def main(runs: int) -> None:
         lanes = 4 if size <= 1_000 else 1
         programs = {
             "hand-written": (lambda n, x=x: by_hand(*(params[k] for k in ("weights", "means", "scales")), x, n), 1),
-            "em": (functools.partial(by_em, params, x, False, 1), 1),
-            "em, accelerated": (functools.partial(by_em, params, x, True, 1), 1),
+            "em": (by_em(params, x, False, 1), 1),
+            "em, accelerated": (by_em(params, x, True, 1), 1),
         }
         if lanes > 1:
-            programs[f"em, {lanes} restarts at once, each"] = (functools.partial(by_em, params, x, False, lanes), lanes)
-        ours, theirs = programs["em"][0](many), programs["hand-written"][0](many)
-        assert all(np.allclose(ours[name], theirs[name], rtol=1e-8) for name in ours), "the two programs differ"
+            programs[f"em, {lanes} restarts at once, each"] = (by_em(params, x, False, lanes), lanes)
+        ends, theirs = {name: run(many) for name, (run, _) in programs.items()}, programs["hand-written"][0](many)[0]
+        assert all(np.allclose(ends["em"].params[name][0], theirs[name], rtol=1e-8) for name in theirs), "they differ"
+        assert not any(end.converged.any() for name, end in ends.items() if name != "hand-written"), "converged"
         times = {name: [] for name in programs}
         for run, _ in programs.values():
-            run(FEW), run(many)
+            run(FEW)
         for _ in range(runs):
             for name, (run, share) in programs.items():
                 times[name].append((seconds(run, many) - seconds(run, FEW)) / (many - FEW) / share * 1e6)

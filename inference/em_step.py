@@ -26,7 +26,7 @@ COLLAPSED = 1e-8  # of the data's standard deviation: on its way to zero, stoppe
 SMOOTHING = 0.02  # share of each point that a start spreads evenly, so that no cluster begins with scale zero
 CLOSED_STARTS, NEWTON_STARTS = 2, 10  # M-steps at a start's own responsibilities: two if all closed, else more
 STEPS = tuple(4.0**-i for i in range(9))  # fractions of a Newton step that are tried, the largest first; and none
-PATIENCE = 30  # steps after which the gradient is taken whatever the parameters do
+PATIENCE = 30  # steps without a gradient, or half of all so far, after which it is taken whatever the parameters do
 COOLING = 100  # E-steps in which annealing raises the inverse temperature to 1
 KEPT = 0.01  # share of each point that annealing leaves with its start's cluster: components that merged must part
 FARTHER = 4.0  # by what SQUAREM's longest extrapolation, 1 at first, grows when it is used, and shrinks when refused
@@ -175,7 +175,7 @@ def build(model, prior: bool, accelerate: bool, anneal: bool) -> Built:
             gradients=s.gradients,
             cycle=cycle,
         )
-        return after, keep & free & ((change <= s.enough) | (s.waited >= PATIENCE))
+        return after, keep & free & ((change <= s.enough) | (s.waited >= jnp.maximum(PATIENCE, s.step // 2)))
 
     def squarem(s, moved, free, refused):
         """What is evaluated next, and the cycle there, after the M-step to `moved`."""
