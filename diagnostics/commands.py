@@ -73,6 +73,8 @@ def fit(args) -> int:
         out = tables.console()
         if not args.quiet and entry["status"] == "ok":
             out.print(tables.summary(comparison, args.backend))
+            if entry["kind"] == "point":
+                tables.print_point(out, comparison.results[args.backend])
         tables.print_verdicts(out, comparison)
         tables.print_paths(out, written)
     if comparison.interrupted and written and entry["kind"] == "mcmc":

@@ -385,22 +385,22 @@ def _point_verdict(comparison, summaries, name) -> str:
         admissible=bool(admissible.any()),
         restarts=(int(same.sum()), len(densities)),
         causes=_causes(result),
-        bounded=not any("no global maximum exists" in warning for warning in result.warnings),
+        bounded=result.bounded,
     )
 
 
 def _causes(result) -> tuple[str, ...]:
-    """How the restarts that are not admissible ended, as the back end counts them."""
-    said = " ".join(result.warnings)
-    known = (
-        ("restarts ended with a scale below", "in a singularity below the scale floor"),
-        ("restarts ended with an empty component", "with an empty component"),
-        ("restarts stopped at a point that is not stationary", "without converging"),
-    )
-    found = [ended for counted, ended in known if counted in said]
-    if not found and not np.asarray(result.converged).any():
-        found = ["without converging"]
-    return tuple(found)
+    """How the restarts that are not admissible ended."""
+    phrases = {
+        "below the floor": "in a singularity below the scale floor",
+        "empty component": "with an empty component",
+        "stopped at a singularity": "at a singularity",
+        "not converged": "without converging",
+        "not stationary": "at a point that is not stationary",
+        "saddle point": "at a saddle point",
+    }
+    ended = set(result.ended)
+    return tuple(phrase for name, phrase in phrases.items() if name in ended)
 
 
 def _stored_likelihood(model, x) -> float | None:

@@ -182,6 +182,31 @@ def summary(comparison, name):
     return table
 
 
+def print_point(out, result):
+    """The best point with its standard errors, and how the restarts ended: one line for all that ended alike."""
+    import numpy as np
+
+    table = _table("Best admissible point", "parameter", "value", "standard error")
+    for name, leaf in result.params.items():
+        errors = None if result.standard_errors is None else np.asarray(result.standard_errors[name])
+        for index in np.ndindex(np.shape(leaf)[1:]):
+            label = name + "".join(f"[{i}]" for i in index)
+            table.add_row(
+                label, _figure(np.asarray(leaf)[(0, *index)]), "" if errors is None else f"{errors[index]:.3g}"
+            )
+    if np.any(result.admissible):
+        out.print(table)
+    alike: dict[tuple[str, str], list[int]] = {}
+    for r, (ended, density) in enumerate(zip(result.ended, result.log_density, strict=True)):
+        alike.setdefault((ended, f"{density:.6f}"), []).append(r)
+    table = _table("Restarts", "ended", "log density", "restarts", "steps", "largest gradient")
+    for (ended, density), members in alike.items():
+        steps = np.asarray(result.num_steps)[members]
+        gradient = np.max(np.asarray(result.gradient_norm)[members])
+        table.add_row(ended, density, str(len(members)), f"{steps.min()}-{steps.max()}", f"{gradient:.1e}")
+    out.print(table)
+
+
 def print_verdicts(out, comparison):
     """One line per back end, warnings under it."""
     from rich.table import Table

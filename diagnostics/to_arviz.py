@@ -178,7 +178,8 @@ def _points(result, model, x):
     variables = {name: _variable(name, np.asarray(leaf)[0], ("restart",), model, x) for name, leaf in values.items()}
     for name in ("log_density", "num_steps", "converged", "admissible", "gradient_norm"):
         variables[name] = (("restart",), np.asarray(getattr(result, name)))
-    return _dataset(variables, model, x, {"prior": int(result.prior), "floor": float(result.floor)})
+    attributes = {"prior": int(result.prior), "floor": float(result.floor), "ended": json.dumps(list(result.ended))}
+    return _dataset(variables, model, x, attributes)
 
 
 def _exact(result, model, x):

@@ -88,6 +88,8 @@ def _unlike(name, value, default) -> str | None:
     if isinstance(default, float):
         if name == "target_accept":
             return None if number and 0 < value < 1 else "a number between 0 and 1"
+        if name == "annealing":
+            return None if number and 0 < value <= 1 else "a number above 0, 1 at most"
         if name == "floor":
             return None if number and value >= 0 else "a number, 0 or more"
         return None if number and value > 0 else "a number above 0"

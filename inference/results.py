@@ -43,12 +43,15 @@ class PointMass(NamedTuple):
     log_density: Any  # (R,) log likelihood, plus log prior for MAP
     num_steps: Any  # (R,)
     converged: Any  # (R,) bool: the stated criterion was met before max_steps
-    admissible: Any  # (R,) bool: stationary, and every scale above the floor
+    admissible: Any  # (R,) bool: converged to a maximum, no component empty, every scale above the floor
     gradient_norm: Any  # (R,) largest entry of the gradient per observation, unconstrained space
     cost: Cost
     prior: bool = True  # MAP, else maximum likelihood
     floor: float = 0.0  # smallest admissible scale, in units of the data's standard deviation
     warnings: tuple[str, ...] = ()
+    ended: Any = ()  # (R,) str: "converged" where admissible, else what disqualified the restart
+    standard_errors: Params | None = None  # like one restart's params: observed information at the best admissible one
+    bounded: bool = True  # whether a finite maximum exists
 
 
 class Exact(NamedTuple):

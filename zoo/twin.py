@@ -84,7 +84,7 @@ def distribution(name, site, args):
             "write one by hand: Mixture(twin=...)"
         )
     ours, names = CLASSES[family]
-    found = getattr(dist, ours)(**{names[k]: jnp.asarray(tfp.parameters[k]) for k in names})
+    found = getattr(dist, ours)(**{names[k]: tfp.parameters[k] for k in names})
     return found.to_event(len(found.batch_shape))
 
 

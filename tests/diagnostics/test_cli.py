@@ -139,6 +139,14 @@ def test_bad_input_gets_one_sentence_and_status_2(line, sentence, tmp_path, caps
     assert len(err.strip().splitlines()) == 1 or line == ""
 
 
+def test_fit_by_em_prints_standard_errors_and_how_the_restarts_ended(capsys):
+    assert cli.main("fit bento --backend em".split()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split() == ["parameter", "value", "standard", "error"] for line in lines)
+    assert sum(line.split()[:1] in (["means[0]"], ["means[1]"]) and len(line.split()) == 3 for line in lines) == 2
+    assert [line.split()[0::2][:2] for line in lines if "converged" in line] == [["converged", "32"]]
+
+
 def test_compare_leaves_its_files_and_its_json(report, tmp_path, capsys):
     line = f"compare bento --backends enumeration,gibbs --draws 60 --warmup 20 --chains 2 --json --out {tmp_path}/new"
     assert cli.main(line.split()) == 0
