@@ -45,6 +45,7 @@ class Table(NamedTuple):
     rows: list[Row]
     seed: int
     quick: bool
+    num_datasets: int  # simulated, where no cell was run again
     seconds: float
 
     @property
@@ -73,10 +74,10 @@ def returns_draws(backend) -> bool:
     return inference.TABLE[backend][1] != "point" and not {"num_draws", "num_particles"}.isdisjoint(settings)
 
 
-def calibrate(models, backends=None, seed=0, quick=False, progress=None) -> Table:
+def calibrate(models, backends=None, seed=0, quick=False, num_datasets=None, progress=None) -> Table:
     """The table for `models` and `backends` (default: all that serve each). progress(cell, done, total) as it runs."""
     began = time.perf_counter()
-    num_datasets = QUICK_DATASETS if quick else DATASETS
+    num_datasets = num_datasets or (QUICK_DATASETS if quick else DATASETS)
     cells = [(model, name) for model in models for name, reason in served(model, backends).items() if reason is None]
     kernels = {model: calibration.kernels(model, backends) for model in models}
     num_joint = sum(name in kernels[model] for model, name in cells)
@@ -93,9 +94,8 @@ def calibrate(models, backends=None, seed=0, quick=False, progress=None) -> Tabl
         except Exception as error:  # the rest of the table stands
             row = row._replace(failed=" ".join(f"{type(error).__name__}: {error}".split()))
         rows.append(row)
-    return Table(
-        {name: found for name, found in ratios.items() if found}, rows, seed, quick, time.perf_counter() - began
-    )
+    ratios = {name: found for name, found in ratios.items() if found}
+    return Table(ratios, rows, seed, quick, num_datasets, time.perf_counter() - began)
 
 
 def _joint(model, backend, kernel, seed, quick, level):
@@ -157,14 +157,15 @@ def versions() -> str:
 def markdown(table: Table, command: str) -> str:
     """The table as a page, with what made it."""
     joint, gradients = (size // (QUICK if table.quick else 1) for size in (20_000, calibration.SIZES["nuts"][0]))
-    num_datasets = QUICK_DATASETS if table.quick else DATASETS
     row_of = lambda texts: f"| {' | '.join(texts)} |"
     lines = [
         "# Proof of the samplers",
         "",
         f"Made by `{command}` in {table.seconds / 60:.0f} minutes; seed {table.seed}; {versions()}.",
         "",
-        NOTES.format(joint=joint, gradients=gradients, num_datasets=num_datasets, ranked=sbc.NUM_RANKED, again=AGAIN),
+        NOTES.format(
+            joint=joint, gradients=gradients, num_datasets=table.num_datasets, ranked=sbc.NUM_RANKED, again=AGAIN
+        ),
         row_of(COLUMNS),
         row_of(["---"] * len(COLUMNS)),
         *(row_of(cells_of(row)) for row in table.rows),

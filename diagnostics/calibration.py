@@ -123,12 +123,21 @@ def _program(model, sampler, n, num_steps):
         last = jax.tree.map(lambda leaf: leaf[-1], outs)
         features = lambda params, z: _features(model, params, z, x, centre, points, order)
         differences = jax.tree.map(
-            jnp.subtract, features(last["params"], last["assignments"]), features(params, assignments)
+            _difference, features(last["params"], last["assignments"]), features(params, assignments)
         )
         moved = _moved(model, params, assignments, last["params"], last["assignments"])
         return differences, moved
 
     return jax.jit(jax.vmap(one, in_axes=(0, 0, None)))
+
+
+def _difference(after, before):
+    """after - before, 0 where that is rounding."""
+    return jnp.where(jnp.abs(after - before) > _rounding() * (1 + jnp.abs(before)), after - before, 0.0)
+
+
+def _rounding() -> float:
+    return 1000 * float(jnp.finfo(jnp.result_type(float)).eps)
 
 
 def _moments(model):
@@ -170,11 +179,9 @@ def example(model, n):
 
 def _moved(model, params, assignments, params_after, assignments_after) -> dict:
     """Whether each parameter changed other than by relabelling or rounding; whether the partition did."""
-    tolerance = 100 * float(jnp.finfo(jnp.result_type(float)).eps)
 
     def changed(before, after):
-        before, after = jnp.sort(before.ravel()), jnp.sort(after.ravel())
-        return jnp.any(jnp.abs(after - before) > tolerance * (1 + jnp.abs(before)))
+        return jnp.any(_difference(jnp.sort(after.ravel()), jnp.sort(before.ravel())) != 0)
 
     together = lambda z: z[:, None] == z[None, :]
     found = {name: changed(leaf, params_after[name]) for name, leaf in params.items()}
@@ -199,11 +206,16 @@ def kernels(model, backends=None) -> dict[str, loop.Sampler]:
             build = importlib.import_module(module_name).build
             frozen = {}
             if "step_size" in inspect.signature(build).parameters:
-                frozen["step_size"] = STEP * float(_moments(model)[1].min())
+                frozen["step_size"] = step_size(model)
             found[name] = build(model, 0, **frozen)
     if (backends is None or "smc" in backends) and smc.refuses(model, x) is None:
         found["smc"] = smc_move(model)
     return found
+
+
+def step_size(model) -> float:
+    """At which kernels with one step size are tested."""
+    return STEP * float(_moments(model)[1].min())
 
 
 @functools.cache

@@ -121,7 +121,8 @@ def build_command(name: str, parser: Parser | None = None) -> Parser:
     if name == "calibrate":
         add("backend", metavar="BACKEND", nargs="?", help="default: every one that serves the model and returns draws")
         add("--seed", metavar="N", type=whole(0, 2**63 - 1), default=0, help="default: 0")
-        add("--quick", action="store_true", help="fewer replicates and data sets")
+        add("--datasets", metavar="N", type=whole(20), help="simulated data sets of the calibration; default: 200")
+        add("--quick", action="store_true", help="a tenth of the replicates, and 40 data sets")
         add("--out", metavar="FILE.md", help="where to leave the table")
         add("--quiet", action="store_true", help="no progress")
         return parser

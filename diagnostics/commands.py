@@ -143,7 +143,7 @@ def calibrate(args) -> int:
             return 1
     with tables.progress_bars(not (args.quiet or args.json)) as progress:
         backends = None if args.backend is None else [args.backend]
-        table = calibrate.calibrate(models, backends, args.seed, args.quick, progress)
+        table = calibrate.calibrate(models, backends, args.seed, args.quick, args.datasets, progress)
     if args.out is not None:
         pathlib.Path(args.out).write_text(calibrate.markdown(table, args.line), encoding="utf-8")
     if args.json:
