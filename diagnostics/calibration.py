@@ -196,18 +196,17 @@ def _moved(model, params, assignments, params_after, assignments_after) -> dict:
 def kernels(model, backends=None) -> dict[str, loop.Sampler]:
     """back end -> its kernel on `model`, adaptation off: every Markov chain back end that serves it, and smc's move.
 
-    The module of a Markov chain back end has `build(model, num_warmup)`; where that has a step size, it stays at
-    STEP times the smallest prior standard deviation in unconstrained space, the mass matrix at the identity.
+    The module of a Markov chain back end has `build(model)`; where that has `num_warmup`, it is 0, and where it has
+    `step_size`, that stays at STEP times the smallest prior standard deviation in unconstrained space.
     """
     found, x = {}, example(model, 8)
     for name, (module_name, kind, _) in inference.TABLE.items():
         wanted = kind == "mcmc" and (backends is None or name in backends)
         if wanted and inference.BACKENDS[name].refuses(model, x) is None:
             build = importlib.import_module(module_name).build
-            frozen = {}
-            if "step_size" in inspect.signature(build).parameters:
-                frozen["step_size"] = step_size(model)
-            found[name] = build(model, 0, **frozen)
+            settings = {"num_warmup": 0, "step_size": step_size(model)}
+            known = inspect.signature(build).parameters
+            found[name] = build(model, **{key: value for key, value in settings.items() if key in known})
     if (backends is None or "smc" in backends) and smc.refuses(model, x) is None:
         found["smc"] = smc_move(model)
     return found

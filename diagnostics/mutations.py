@@ -264,6 +264,7 @@ def evidence(name=None) -> Found:
     exact = enumeration.enumeration(model, x, jax.random.key(0), num_draws=4).log_evidence
     believed = model if name is None else Changed(model, log_likelihood=EVIDENCE_MUTATIONS[name](model))
     found = importance.importance(believed, x, jax.random.key(1), num_particles=50_000)
+    assert found.log_evidence is not None and found.log_evidence_se is not None
     return Found("enumeration", abs(found.log_evidence - exact) / found.log_evidence_se, EVIDENCE, "log evidence")
 
 

@@ -6,6 +6,7 @@ among independent posterior draws is uniform if the back end is right. Quantitie
 """
 
 import functools
+import inspect
 import math
 import zlib
 from typing import NamedTuple
@@ -29,7 +30,7 @@ CONJUGACY_ERROR = 1e-6  # of a conjugate draw, at most: a back end that mends it
 DISCRETE = ("1{z_0 = z_1}", "occupied")  # constant on most data sets, where R-hat is 0/0: log joint speaks for them
 GRID = 4  # the test looks at every fourth rank
 
-# settings of a run on one small data set; whatever has chains: SHORT
+# settings of a run on one small data set; others: those of SHORT that they have
 SHORT = dict(num_chains=4, num_warmup=250, num_draws=250)
 SETTINGS: dict[str, dict] = {
     "smc": dict(num_particles=64),
@@ -97,15 +98,15 @@ def sbc(model, backend, seed, *, num_datasets=200, n=10, level=0.01, progress=No
     """
     rng = np.random.default_rng([seed, zlib.crc32(f"{model.name} {backend}".encode())])
     truths, assignments, data = simulated(model, jax.random.key(int(rng.integers(2**62))), num_datasets, n)
-    settings = settings_of(backend)
+    kind, settings = inference.TABLE[backend][1], settings_of(backend)
     rows, correlations, names, dropped, conjugacy_error = [], [], (), 0, 0.0
     for i in range(num_datasets):
         take = lambda tree: jax.tree.map(lambda leaf: leaf[i], tree)  # noqa: B023
         x = take(data)
         result = inference.fit(model, backend, x, seed=int(rng.integers(2**62)), **settings)
-        draws = result.draws if inference.TABLE[backend][1] == "exact" else result
+        draws = result.draws if kind == "exact" else result
         conjugacy_error = max(conjugacy_error, float(np.max(draws.stats.get("conjugacy_error", 0.0))))
-        thinned, correlation = independent(model, draws, x, rng)
+        thinned, correlation = independent(model, draws, kind == "mcmc", x, rng)
         if progress is not None:
             progress(i + 1, num_datasets)
         if thinned is None:
@@ -124,7 +125,8 @@ def sbc(model, backend, seed, *, num_datasets=200, n=10, level=0.01, progress=No
 
 def settings_of(backend) -> dict:
     """Settings of a run on one small data set."""
-    return SETTINGS.get(backend, SHORT if inference.TABLE[backend][1] in ("mcmc", "approximate") else {})
+    known = inspect.signature(inference.BACKENDS[backend].run).parameters
+    return SETTINGS.get(backend, {name: value for name, value in SHORT.items() if name in known})
 
 
 def simulated(model, key, num_datasets, n):
@@ -172,10 +174,11 @@ def _programs(model):
     return jax.jit(each), jax.jit(joint)
 
 
-def independent(model, draws, x, rng):
+def independent(model, draws, chains, x, rng):
     """NUM_RANKED draws of each quantity, as good as independent, and the autocorrelation (Q,) left between them.
 
-    None for draws that cannot give so many; the rule sees the draws alone.
+    `chains`: they come from Markov chains, which must have mixed. None for draws that cannot give so many; the rule
+    sees the draws alone.
     """
     if draws.log_weights is not None:
         return _resampled(model, draws, x, rng), 0.0
@@ -185,7 +188,7 @@ def independent(model, draws, x, rng):
     C, S = next(iter(values.values())).shape
     stride = C * S // NUM_RANKED
     thinned = {name: f[:, stride - 1 :: stride] for name, f in values.items()}
-    if C == 1 or stride == 1:  # drawn independently
+    if not chains:
         return thinned, 0.0
     for name, f in values.items():
         if name not in DISCRETE and not (az.rhat(f) <= MAX_RHAT and az.ess(f) >= NUM_RANKED):

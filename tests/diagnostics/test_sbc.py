@@ -99,5 +99,5 @@ def test_dropping_never_sees_the_generating_values():
     model = calibration.wide("bento")
     x = calibration.example(model, 10)
     draws = fit(model, "gibbs", x, **sbc.SHORT)
-    thinned, left = sbc.independent(model, draws, x, np.random.default_rng(0))
+    thinned, left = sbc.independent(model, draws, True, x, np.random.default_rng(0))
     assert all(f.size == sbc.NUM_RANKED for f in thinned.values()) and np.abs(left).max() < 0.15
