@@ -366,7 +366,7 @@ def describe(model) -> dict:
         "description": model.description,
         "source": model.source,
         "num_components": model.num_components,
-        "num_free_parameters": model.num_free_parameters if model.twin is not None else None,
+        "num_free_parameters": None if model.lacks_twin else model.num_free_parameters,
         "exchangeable": bool(model.exchangeable),
         "prior": prior,
         "observation": observation,

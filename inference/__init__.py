@@ -13,6 +13,7 @@ TABLE = {
     "enumeration": ("inference.enumeration", "exact", True),
     "quadrature": ("inference.quadrature", "exact", True),
     "gibbs": ("inference.gibbs", "mcmc", True),
+    "collapsed": ("inference.collapsed", "mcmc", False),
     "metropolis": ("inference.metropolis", "mcmc", True),
     "nuts": ("inference.nuts", "mcmc", True),
     "em": ("inference.em", "point", True),

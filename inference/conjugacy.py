@@ -1,13 +1,10 @@
-"""Which prior site is conjugate to what, found from the declaration, and its conditional given responsibilities.
+"""Which prior site is conjugate to what, found from the declaration; and parameters integrated out by what was found.
 
-A rule is found when the two distributions are of the right classes, the component's argument *is* the site (checked
-at prior draws), and nothing else moves when the site does. One definition serves every user: r (N, K) one-hot gives
-the Gibbs conditional, r = responsibilities with the mode taken the M-step. Gelman et al. 2013, Bayesian Data
-Analysis, sections 2.5 (Normal mean), 2.6 (Normal variance) and 3.4 (Dirichlet).
+A rule of `inference.conditionals` is found when the two distributions are of the right classes, the component's
+argument *is* the site (checked at prior draws), and nothing else moves when the site does.
 """
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,18 +12,31 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from zoo.probe import NUM_DRAWS
+from inference.conditionals import (
+    Rule,
+    arrays,
+    beta_probability,
+    component_arguments,
+    dirichlet_items,
+    dirichlet_weights,
+    gamma_rate,
+    multivariate_mean,
+    normal_mean,
+    normal_scale,
+    normal_spread,
+    scale_of,
+    totals,
+    wishart_precision,
+)
+from zoo.mixture import outside_traces
+from zoo.probe import NUM_DRAWS, draw_observations
 
-NUM_POINTS = 3  # prior draws at which a rule is probed
+__all__ = ["Rule", "collapsible", "component_arguments", "integrable", "log_marginal", "rules", "totals"]
 
-
-class Rule(NamedTuple):
-    """How one prior site is updated given everything else."""
-
-    site: str
-    name: str  # as `zoo show` prints it
-    conditional: Callable | None  # (params, r, x) -> NumPyro distribution of the site; None: M-step only
-    mode: Callable | None  # (params, r, x, prior) -> the maximiser, prior=False for maximum likelihood
+NUM_POINTS = 16  # prior draws at which a rule is probed
+NUM_CHECKS = 50  # points at which log joint - log conditional must be the same ...
+TOLERANCE = {"float64": 1e-8, "float32": 1e-3}  # ... relative to 1 + |log joint|, by precision
+CHECK_ROWS = 6  # observations in that check
 
 
 @functools.cache
@@ -34,130 +44,123 @@ def rules(model) -> tuple[Rule, ...]:
     """The rules that the declaration of `model` supports, in the order of its sites. Compiles one small program."""
     if not model.param_shapes or model.covariates_row is not None or set(model.observation_shapes) != {"x", "z"}:
         return ()
-    if model.observation_shapes["x"].shape:  # the rules are for one number per observation
-        return ()
     probed = _probe(model)
     found = (_rule_for(model, name, probed) for name in model.param_shapes)
     return tuple(rule for rule in found if rule is not None)
 
 
-# -- the table of rules -----------------------------------------------------------------------------------
+# -- parameters integrated out --------------------------------------------------------------------------------
 
 
-def normal_mean(model, site):
-    """means[k] ~ Normal(m, s), x | z=k ~ Normal(means[k], sd[k]):
-    precision = 1/s^2 + n_k/sd[k]^2, mean = (m/s^2 + sum_n r_nk x_n/sd[k]^2) / precision."""
+def log_marginal(model, assignments, x):
+    """log p(assignments, x) with every parameter integrated out, a scalar: log joint - log conditional at one point.
 
-    def conditional(params, r, x):
-        m, s = _prior_arguments(model, params, site, "loc", "scale")
-        sd = component_arguments(model, params, x)["scale"]
-        precision = s**-2 + r.sum(0) * sd**-2
-        return dist.Normal((m * s**-2 + (r.T @ x) * sd**-2) / precision, precision**-0.5)
-
-    def mode(params, r, x, prior):
-        if prior:
-            return conditional(params, r, x).loc
-        n = r.sum(0)
-        return jnp.where(n > 0, (r.T @ x) / jnp.where(n > 0, n, 1.0), params[site])
-
-    return Rule(site, "Normal mean", conditional, mode)
-
-
-def inverse_gamma_variance(model, site):
-    """variances[k] ~ InverseGamma(a, b), x | z=k ~ Normal(means[k], sqrt(variances[k])):
-    InverseGamma(a + n_k/2, b + sum_n r_nk (x_n - means[k])^2 / 2), whose mode is scale/(shape + 1)."""
-
-    def conditional(params, r, x):
-        a, b = _prior_arguments(model, params, site, "concentration", "scale")
-        return dist.InverseGamma(a + r.sum(0) / 2, b + _squares(model, params, r, x) / 2)
-
-    def mode(params, r, x, prior):
-        if prior:
-            q = conditional(params, r, x)
-            return q.rate / (q.concentration + 1)
-        return _weighted(_squares(model, params, r, x), r, params[site])
-
-    return Rule(site, "InverseGamma variance", conditional, mode)
-
-
-def dirichlet_weights(model, site):
-    """weights ~ Dirichlet(alpha), z ~ Categorical(weights): Dirichlet(alpha + n), mode proportional to that - 1."""
-
-    def conditional(params, r, x):
-        (alpha,) = _prior_arguments(model, params, site, "concentration")
-        return dist.Dirichlet(alpha + r.sum(0))
-
-    def mode(params, r, x, prior):
-        counts = conditional(params, r, x).concentration - 1 if prior else r.sum(0)
-        counts = jnp.maximum(counts, 0.0)  # below 1 the density rises to the border: stay on it
-        return counts / counts.sum()
-
-    return Rule(site, "Dirichlet weights", conditional, mode)
-
-
-def gamma(model, site, likelihood):
-    """rates[k] ~ Gamma(a, b): Gamma(a + c_k, b + t_k), mode (a + c_k - 1) / (b + t_k), maximum likelihood c_k / t_k.
-
-    c_k and t_k by the likelihood (Gelman et al. 2013, sections 2.6 and 2.7):
-    "Poisson"      x | z=k ~ Poisson(rates[k]):                 sum_n r_nk x_n and n_k;
-    "exponential"  x | z=k ~ Exponential(rates[k]):             n_k and sum_n r_nk x_n;
-    "precision"    x | z=k ~ Normal(means[k], rates[k]^-1/2):   n_k/2 and sum_n r_nk (x_n - means[k])^2 / 2.
+    The identity p(z, x) = p(params, z, x) / p(params | z, x) holds at any params (Besag 1989, Biometrika 76, the
+    candidate's formula); the point taken is the posterior's own. Raises ValueError where `collapsible` says why not.
     """
-
-    def statistics(params, r, x):
-        if likelihood == "precision":
-            return r.sum(0) / 2, _squares(model, params, r, x) / 2
-        return (r.T @ x, r.sum(0)) if likelihood == "Poisson" else (r.sum(0), r.T @ x)
-
-    def conditional(params, r, x):
-        a, b = _prior_arguments(model, params, site, "concentration", "rate")
-        c, t = statistics(params, r, x)
-        return dist.Gamma(a + c, b + t)
-
-    def mode(params, r, x, prior):
-        if prior:
-            q = conditional(params, r, x)
-            c, t = q.concentration - 1, q.rate
-        else:
-            c, t = statistics(params, r, x)
-        inside = (c > 0) & (t > 0)  # else the density rises to the border: stay
-        return jnp.where(inside, c / jnp.where(inside, t, 1.0), params[site])
-
-    return Rule(site, f"Gamma {'precision' if likelihood == 'precision' else f'rate, {likelihood}'}", conditional, mode)
+    reason = collapsible(model)
+    if reason:
+        raise ValueError(f"the parameters of {model.name} cannot be integrated out: {reason}")
+    r = jax.nn.one_hot(jnp.asarray(assignments), model.num_components, dtype=jnp.result_type(float))
+    sums = totals_of(model, x, r)
+    params = point(model, sums)
+    return model.log_joint(params, jnp.asarray(assignments), x) - log_conditional(model, params, sums).sum()
 
 
-def normal_scale(model, site):
-    """x | z=k ~ Normal(means[k], scales[k]) under any prior of the scale: the maximum likelihood M-step alone,
-    scales[k]^2 = sum_n r_nk (x_n - means[k])^2 / n_k."""
+@functools.cache
+def collapsible(model) -> str | None:
+    """None where every parameter can be integrated out of p(params, assignments, x); else the sentence why not.
 
-    def mode(params, r, x, prior):
-        return jnp.sqrt(_weighted(_squares(model, params, r, x), r, params[site] ** 2))
-
-    return Rule(site, "Normal scale, maximum likelihood only", None, mode)
-
-
-def _squares(model, params, r, x):
-    loc = component_arguments(model, params, x)["loc"]
-    return jnp.sum(r * (x[:, None] - loc) ** 2, axis=0)
-
-
-def _weighted(total, r, otherwise):
-    n = r.sum(0)
-    return jnp.where(n > 0, total / jnp.where(n > 0, n, 1.0), otherwise)
-
-
-def _prior_arguments(model, params, site, *names):
-    arguments = model.prior_sites(params)[site].parameters
-    return tuple(jnp.asarray(arguments[name]) for name in names)
+    Every site needs a rule, and log joint - log conditional must be one number at 50 points of all parameters: rules
+    that hold only given each other (a mean and a variance independent a priori) do not make a joint one.
+    """
+    if not model.param_shapes:
+        return "no unknown parameter"
+    found = {rule.site for rule in rules(model) if rule.collapsed is not None}
+    missing = [name for name in model.param_shapes if name not in found]
+    if missing:
+        return f"{', '.join(missing)} has no conjugate prior"
+    if _largest_change(model) > TOLERANCE[jnp.result_type(float).name]:
+        sites = ", ".join(rule.site for rule in integrable(model))
+        return f"{sites} are conjugate one given the others, not together"
+    return None
 
 
-def component_arguments(model, params, x):
-    """Arguments by name of the distribution of x given z = k, each with leading axis K."""
+@functools.cache
+def integrable(model) -> tuple[Rule, ...]:
+    """The rules with a collapsed form; one that integrates another site out comes before that site's own."""
+    found = [rule for rule in rules(model) if rule.collapsed is not None]
+    return tuple(sorted(found, key=lambda rule: not (rule.collapsed and rule.collapsed.integrates)))
 
-    def one(k):
-        return _arrays(model.observation_sites(params, k, {"x": x[0]})["x"])
 
-    return jax.vmap(one)(jnp.arange(model.num_components, dtype=jnp.int32))
+def totals_of(model, x, r):
+    """Sums of the collapsed rules' statistics over each component: site -> leaves (K, ...)."""
+    return {site: totals(each, r) for site, each in statistics_of(model, x).items()}
+
+
+def statistics_of(model, x):
+    """What one observation adds to the totals of its component: site -> leaves (N, 1, ...)."""
+    params = somewhere(model)  # no collapsed statistic depends on parameters where `collapsible` is None
+    return {rule.site: rule.collapsed.statistics(params, x) for rule in integrable(model)}
+
+
+def point(model, sums):
+    """Parameters near the centre of p(params | totals): each site at its mean, given the sites before it."""
+    params = somewhere(model)
+    for rule in integrable(model):
+        params = {**params, rule.site: centre(rule.collapsed.posterior(params, sums[rule.site]))}
+    return params
+
+
+def draw(model, key, sums):
+    """An exact draw from p(params | totals)."""
+    params = somewhere(model)
+    for i, rule in enumerate(integrable(model)):
+        drawn = rule.collapsed.posterior(params, sums[rule.site]).sample(jax.random.fold_in(key, i))
+        params = {**params, rule.site: drawn.astype(params[rule.site].dtype)}
+    return params
+
+
+def log_conditional(model, params, sums):
+    """log p(params of component k | totals), (K,) or more entries; the weights' own, one entry, come last."""
+    each = [rule.collapsed.posterior(params, sums[rule.site]).log_prob(params[rule.site]) for rule in integrable(model)]
+    return jnp.concatenate([jnp.ravel(value) for value in each])
+
+
+def centre(q):
+    """A value well inside q, defined for every parameter of q."""
+    return q.rate / (q.concentration + 1) if isinstance(q, dist.InverseGamma) else q.mean
+
+
+def somewhere(model):
+    """Parameters of the right shapes, with values of a right kind: the first prior draw."""
+    return {name: jnp.asarray(leaf) for name, leaf in _first_draw(model).items()}
+
+
+@functools.cache
+def _first_draw(model):
+    draws = outside_traces(lambda: jax.tree.map(np.asarray, model.prior_draws(jax.random.key(3), NUM_DRAWS)))
+    return {name: leaf[0] for name, leaf in draws.items()}
+
+
+def _largest_change(model):
+    """How far log joint - log conditional is from one number, relative to 1 + |log joint|."""
+
+    @jax.jit
+    def program(draws, key):
+        first = {name: leaf[0] for name, leaf in draws.items()}
+        z, x = draw_observations(model, first, key, CHECK_ROWS)
+        r = jax.nn.one_hot(z, model.num_components, dtype=jnp.result_type(float))
+
+        def at(params):
+            each = {rule.site: totals(rule.collapsed.statistics(params, x), r) for rule in integrable(model)}
+            return model.log_joint(params, z, x), log_conditional(model, params, each).sum()
+
+        return jax.vmap(at)({name: leaf[:NUM_CHECKS] for name, leaf in draws.items()})
+
+    joint, conditional = map(np.asarray, program(model.prior_draws(jax.random.key(3), NUM_DRAWS), jax.random.key(17)))
+    gap = joint - conditional
+    return float(np.max(np.abs(gap - gap[0]) / (1 + np.abs(joint) + np.abs(joint[0]))))
 
 
 # -- finding them -----------------------------------------------------------------------------------------
@@ -172,14 +175,14 @@ class _Probed(NamedTuple):
 
 def _probe(model) -> _Probed:
     families = {}
+    shape = model.observation_shapes["x"]
 
     def arguments(params):
         prior = model.prior_sites(params)
-        x = jnp.zeros(1)
-        observed = model.observation_sites(params, 0, {"x": x[0]})
+        observed = model.observation_sites(params, 0, {"x": jnp.zeros(shape.shape, shape.dtype)})
         families.update({name: site.family for name, site in {**prior, **observed}.items()})
-        return {**{k: _arrays(s) for k, s in prior.items()}, "z": _arrays(observed["z"])} | {
-            "x": component_arguments(model, params, x)
+        return {**{k: arrays(s) for k, s in prior.items()}, "z": arrays(observed["z"])} | {
+            "x": component_arguments(model, params)
         }
 
     @jax.jit
@@ -195,41 +198,89 @@ def _probe(model) -> _Probed:
     return _Probed(families, values, at(0), {name: at(1 + i) for i, name in enumerate(values)})
 
 
-def _arrays(site):
-    return {name: jnp.asarray(v) for name, v in site.parameters.items()}
-
-
-def _rule_for(model, name, probed):
+def _rule_for(model, name, probed) -> Rule | None:
     """The rule for one prior site, or None."""
-    family, component = probed.families[name], probed.families["x"]
-    value = probed.values[name]
-    x_arguments, z_arguments = probed.arguments["x"], probed.arguments["z"]
+    family, component, value = probed.families[name], probed.families["x"], probed.values[name]
+    event = model.observation_shapes["x"].shape
 
-    def is_site(argument):
-        return argument is not None and argument.shape == value.shape and np.allclose(argument, value, rtol=1e-5)
+    def enters(site, argument):
+        return _same(probed.arguments[site], argument, value) and _only(probed, name, {(site, argument)})
 
-    if component == "Normal" and value.shape[1:] == (model.num_components,):
-        if family == "Normal" and is_site(x_arguments["loc"]) and _alone(probed, name, "x", "loc"):
-            return normal_mean(model, name)
-        if family == "InverseGamma" and is_site(x_arguments["scale"] ** 2) and _alone(probed, name, "x", "scale"):
-            return inverse_gamma_variance(model, name)
-        if family == "Gamma" and is_site(x_arguments["scale"] ** -2) and _alone(probed, name, "x", "scale"):
-            return gamma(model, name, "precision")
-        if is_site(x_arguments["scale"]) and _alone(probed, name, "x", "scale"):
-            return normal_scale(model, name)
-    if family == "Gamma" and component in ("Poisson", "Exponential") and value.shape[1:] == (model.num_components,):
-        if is_site(x_arguments.get("rate")) and _alone(probed, name, "x", "rate"):
-            return gamma(model, name, "Poisson" if component == "Poisson" else "exponential")
-    if family == "Dirichlet" and probed.families["z"] == "Categorical":
-        if is_site(z_arguments.get("probs")) and _alone(probed, name, "z", "probs"):
-            return dirichlet_weights(model, name)
+    if family == "Dirichlet" and probed.families["z"] == "Categorical" and enters("z", "probs"):
+        return dirichlet_weights(model, name)
+    if value.shape[1:2] != (model.num_components,):
+        return None
+    if component == "MultivariateNormalFullCovariance":
+        return _multivariate_rule(model, name, probed)
+    if family == "Dirichlet" and component == "Categorical" and enters("x", "probs"):
+        return dirichlet_items(model, name)
+    if value.shape[2:] != event:
+        return None
+    if component in ("Normal", "MultivariateNormalDiag"):
+        return _normal_rule(model, name, probed)
+    if family == "Gamma" and component in ("Poisson", "Exponential") and enters("x", "rate"):
+        return gamma_rate(model, name, "Poisson" if component == "Poisson" else "exponential")
+    if family == "Beta" and component in ("Bernoulli", "Binomial") and enters("x", "probs"):
+        return beta_probability(model, name, component)
     return None
 
 
-def _alone(probed, name, site, argument):
-    """Nothing but `argument` of `site` moved when prior site `name` did."""
-    for other, arguments in probed.arguments.items():
-        for key, before in arguments.items():
-            if (other, key) != (site, argument) and not np.array_equal(before, probed.moved[name][other][key]):
+def _normal_rule(model, name, probed):
+    family, value, x = probed.families[name], probed.values[name], probed.arguments["x"]
+    if _same(x, "loc", value):
+        return normal_mean(model, name) if family == "Normal" and _only(probed, name, {("x", "loc")}) else None
+    scale = "scale" if "scale" in x else "scale_diag"
+    sd = scale_of(x)
+    own = {("x", scale)}
+    if family in ("InverseGamma", "Gamma") and _equal(sd ** (2 if family == "InverseGamma" else -2), value):
+        if _only(probed, name, own):
+            return normal_spread(model, name, family)
+        for mean in probed.values:
+            if mean != name and probed.families[mean] == "Normal" and _same(x, "loc", probed.values[mean]):
+                worth = [a["x"][scale] ** 2 / a[mean]["scale"] ** 2 for a in (probed.arguments, probed.moved[name])]
+                if _only(probed, name, own | {(mean, "scale")}) and _constant(worth):
+                    return normal_spread(model, name, family, mean)
+        return None
+    return normal_scale(model, name) if _equal(sd, value) and _only(probed, name, own) else None
+
+
+def _multivariate_rule(model, name, probed):
+    family, value, x = probed.families[name], probed.values[name], probed.arguments["x"]
+    if _same(x, "loc", value):
+        normal = family in ("Normal", "MultivariateNormalDiag", "MultivariateNormalFullCovariance")
+        return multivariate_mean(model, name) if normal and _only(probed, name, {("x", "loc")}) else None
+    own = {("x", "covariance_matrix")}
+    if family != "WishartTriL" or not _equal(np.linalg.inv(x["covariance_matrix"]), value, 1e-3):
+        return None
+    if _only(probed, name, own):
+        return wishart_precision(model, name)
+    for mean in probed.values:
+        if probed.families[mean] == "MultivariateNormalFullCovariance" and _same(x, "loc", probed.values[mean]):
+            key = "covariance_matrix"
+            worth = [a["x"][key] / a[mean][key] for a in (probed.arguments, probed.moved[name])]
+            if _only(probed, name, own | {(mean, key)}) and _constant(worth):
+                return wishart_precision(model, name, mean)
+    return None
+
+
+def _same(arguments, name, value):
+    return name in arguments and _equal(arguments[name], value)
+
+
+def _equal(argument, value, rtol=1e-5):
+    return argument.shape == value.shape and np.allclose(argument, value, rtol=rtol)
+
+
+def _constant(ratios):
+    """Whether the prior of the mean is worth the same number of observations at every draw."""
+    ratios = np.concatenate(ratios)
+    return bool(np.allclose(ratios, ratios[:1], rtol=1e-4))
+
+
+def _only(probed, name, places):
+    """Nothing but the arguments `places`, of (site, argument), moved when prior site `name` did."""
+    for site, arguments in probed.arguments.items():
+        for argument, before in arguments.items():
+            if (site, argument) not in places and not np.array_equal(before, probed.moved[name][site][argument]):
                 return False
     return True

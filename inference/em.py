@@ -59,12 +59,7 @@ def refuses(model, x) -> str | None:
     discrete = [name for name, leaf in model.param_shapes.items() if not jnp.issubdtype(leaf.dtype, jnp.floating)]
     if discrete:
         return f"{', '.join(discrete)} is discrete; EM climbs over continuous parameters"
-    if model.twin is None:
-        return (
-            "the model has no NumPyro twin; its supports are needed to judge that a point is stationary: "
-            "give Mixture(twin=...) the same density as a NumPyro model"
-        )
-    return None
+    return model.lacks_twin
 
 
 def em(

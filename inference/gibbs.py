@@ -24,10 +24,8 @@ class State(NamedTuple):
 
 def refuses(model, x) -> str | None:
     """None: every mixture of the declared form has a table; unknown parameters also need a conditional or a twin."""
-    if _others(model) and model.twin is None:
-        return (
-            f"{', '.join(_others(model))} is not conjugate and needs the supports of a NumPyro twin; the model has none"
-        )
+    if _others(model) and model.lacks_twin:
+        return f"{', '.join(_others(model))} is not conjugate, and a slice step needs the support: {model.lacks_twin}"
     return None
 
 
@@ -103,7 +101,7 @@ def build(model, num_warmup: int, permute: bool = True, thin: int = 1, accept: b
         z = labels.draw_assignments(key_assign, table)
         lp = model.log_prior(params) + jax.nn.logsumexp(table, axis=1).sum()
         if moves:
-            params, z, lp, used = relabel(key_labels, params, z, lp, x)
+            params, z, lp, used = labels.relabel(model, key_labels, params, z, lp, x)
             evaluations += used
         return State(params, z), {"lp": lp, "conjugacy_error": error, "num_evaluations": evaluations}
 
@@ -140,13 +138,5 @@ def build(model, num_warmup: int, permute: bool = True, thin: int = 1, accept: b
         log_target = lambda u: model.log_joint(of.constrain(u), z, x) + of.log_det(u)
         u, used = slice_coordinates(key, log_target, of.unconstrain(params), coordinates)
         return {**params, **{name: of.constrain(u)[name] for name in others}}, used
-
-    def relabel(key, params, z, lp, x):
-        log_density = lambda s: model.log_joint(model.permute(params, s), s[z], x)
-        s = labels.redraw(model, key, jnp.arange(K, dtype=jnp.int32), log_density)
-        params = model.permute(params, s)
-        if model.exchangeable:
-            return params, s[z], lp, 0
-        return params, s[z], model.log_density(params, x), 1 + labels.num_evaluations(K)
 
     return loop.Sampler(init, step)

@@ -54,6 +54,17 @@ def redraw(model, key, current, log_density):
     return jax.lax.scan(transpose, start, jax.random.split(key, NUM_TRANSPOSITIONS))[0][0]
 
 
+def relabel(model, key, params, z, lp, x):
+    """The move on params and assignments (N,), an exact redraw of the labelling given both: they and log_density
+    afterwards (`lp` before), and the passes over the data that it took."""
+    log_density = lambda s: model.log_joint(model.permute(params, s), s[z], x)
+    s = redraw(model, key, jnp.arange(model.num_components, dtype=jnp.int32), log_density)
+    params = model.permute(params, s)
+    if model.exchangeable:
+        return params, s[z], lp, 0
+    return params, s[z], model.log_density(params, x), 1 + num_evaluations(model.num_components)
+
+
 def num_evaluations(num_components: int) -> int:
     """Densities that `redraw` evaluates for a model that is not exchangeable."""
     return len(permutations(num_components)) if num_components <= MAX_EXACT else NUM_TRANSPOSITIONS + 1

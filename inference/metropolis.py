@@ -26,9 +26,7 @@ def refuses(model, x) -> str | None:
     """The sentence why Metropolis-Hastings cannot serve the model, or None."""
     if not model.param_shapes:
         return "no unknown parameter"
-    if model.twin is None:
-        return "the model has no NumPyro twin, which gives the supports; give Mixture(twin=...)"
-    return None
+    return model.lacks_twin
 
 
 def metropolis(

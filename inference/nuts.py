@@ -23,9 +23,7 @@ def refuses(model, x) -> str | None:
     """The sentence why NUTS cannot serve the model, or None."""
     if not model.param_shapes:
         return "no unknown parameter"
-    if model.twin is None:
-        return "the model has no NumPyro twin; give Mixture(twin=...) the same density as a NumPyro model"
-    return None
+    return model.lacks_twin
 
 
 def nuts(
@@ -79,7 +77,7 @@ def build(
     identity = jnp.arange(model.num_components, dtype=jnp.int32)
 
     def twin_density(params, x):
-        return log_density(model.twin, (x,), {}, params)[0]
+        return log_density(model.numpyro_model, (x,), {}, params)[0]
 
     def labelled(u, s):
         return model.permute(of.constrain(u), s) if relabels else of.constrain(u)

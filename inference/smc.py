@@ -27,9 +27,7 @@ def refuses(model, x) -> str | None:
     """None where parameters are unknown and the twin says what their supports are."""
     if not model.param_shapes:
         return "no unknown parameter, so there is nothing to temper; enumeration is exact"
-    if model.twin is None:
-        return "tempering needs the supports of a NumPyro twin; the model has none"
-    return None
+    return model.lacks_twin
 
 
 def smc(

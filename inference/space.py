@@ -64,23 +64,41 @@ def starts(model, key, x, num_chains):
     proportional to the likelihood.
 
     Starts differ between chains and are closer to the data than a single prior draw, which for well separated
-    components fits nothing.
+    components fits nothing. Raises ValueError where not one has a finite density.
     """
     if not model.param_shapes:
         return {}
     chosen = []
-    for chain_key in jax.random.split(key, num_chains):
+    for chain, chain_key in enumerate(jax.random.split(key, num_chains)):
         key_prior, key_pick = jax.random.split(chain_key)
         candidates = model.prior_draws(key_prior, NUM_CANDIDATES)
-        pick = _pick(model)(key_pick, candidates, jax.tree.map(jnp.asarray, x))
+        pick, log_prior, pointwise = _pick(model)(key_pick, candidates, jax.tree.map(jnp.asarray, x))
         chosen.append(jax.tree.map(lambda leaf: leaf[pick], candidates))  # noqa: B023
+        _check_start(chain, chosen[-1], float(log_prior), np.asarray(pointwise), x)
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *chosen)
 
 
 @functools.cache
 def _pick(model):
     def pick(key, candidates, x):
-        log_likelihood = jax.vmap(lambda params: model.log_likelihood(params, x))(candidates)
-        return jax.random.categorical(key, jnp.nan_to_num(log_likelihood, nan=-jnp.inf))
+        pointwise = jax.vmap(lambda params: model.pointwise_log_likelihood(params, x))(candidates)
+        chosen = jax.random.categorical(key, jnp.nan_to_num(pointwise.sum(axis=1), nan=-jnp.inf))
+        params = jax.tree.map(lambda leaf: leaf[chosen], candidates)
+        return chosen, model.log_prior(params), pointwise[chosen]
 
     return jax.jit(pick)
+
+
+def _check_start(chain, params, log_prior, pointwise, x):
+    """ValueError where the best that a chain found has no finite density: which parameters, which observation."""
+    bad = np.flatnonzero(~np.isfinite(pointwise))
+    if np.isfinite(log_prior) and not len(bad):
+        return
+    where = {name: np.asarray(leaf).round(4).tolist() for name, leaf in params.items()}
+    if not len(bad):
+        raise ValueError(f"chain {chain} has no start: the prior gives its own draw {where} log density {log_prior}")
+    row = jax.tree.map(lambda leaf: np.asarray(leaf)[bad[0]], x)
+    raise ValueError(
+        f"chain {chain} has no start: none of {NUM_CANDIDATES} prior draws gives all data a finite density; the best, "
+        f"{where}, gives row {bad[0]} (x = {row}) log density {pointwise[bad[0]]}; check the units of x, or the prior"
+    )

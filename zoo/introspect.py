@@ -32,11 +32,11 @@ class _Visitor(StaticHandler):
     def handle_trace(self, addr, gen_fn, args):
         address = self.prefix + (addr if isinstance(addr, tuple) else (addr,))
         if isinstance(gen_fn, StaticGenerativeFunction):
-            return _walk(gen_fn, args, self.visit, address)
+            return walk(gen_fn, args, self.visit, address)
         return self.visit(".".join(map(str, address)), gen_fn, args)
 
 
-def _walk(gen_fn, args, visit, prefix=()):
+def walk(gen_fn, args, visit: Callable, prefix=()):
     """Runs the source of a `@gen` function; `visit(name, site, args)` supplies the value of every random choice."""
     return stateful(gen_fn.source)(_Visitor(visit, prefix), *args)
 
@@ -67,7 +67,7 @@ def sites(gen_fn, args: tuple, choices: dict[str, Any]) -> tuple[dict[str, Site]
         found[name] = _describe(site, site_args, score)
         return value
 
-    return found, _walk(gen_fn, args, visit)
+    return found, walk(gen_fn, args, visit)
 
 
 def sample(gen_fn, args: tuple, key) -> tuple[dict[str, Any], Any]:
@@ -78,7 +78,7 @@ def sample(gen_fn, args: tuple, key) -> tuple[dict[str, Any], Any]:
         drawn[name] = site.simulate(jax.random.fold_in(key, len(drawn)), site_args).get_retval()
         return drawn[name]
 
-    return drawn, _walk(gen_fn, args, visit)
+    return drawn, walk(gen_fn, args, visit)
 
 
 def _describe(site, site_args, score) -> Site:

@@ -43,7 +43,7 @@ class Mixture:
     title: str = ""
     description: str = ""
     source: str = ""
-    twin: Callable | None = None  # NumPyro model of the same density, twin(x), assignments summed out
+    twin: Callable | None = None  # NumPyro model of the same density, twin(x), assignments summed out; None: derived
     data: Dataset | None = None
     table: Callable | None = None  # a faster log_table(params, x), held to the derived one by a contract test
     component_params: tuple[str, ...] | None = None  # declared; `component_leaves` probes where this is None
@@ -221,17 +221,36 @@ class Mixture:
         """
         if self.component_params is not None:
             return self.component_params
-        return _outside_traces(probe.component_leaves, self)
+        return outside_traces(probe.component_leaves, self)
 
     @functools.cached_property
     def relabels(self) -> bool:
         """Whether `permute` relabels the components, probed: else there is no label permutation move."""
-        return self.num_components > 1 and bool(self.component_leaves) and _outside_traces(probe.relabels, self)
+        return self.num_components > 1 and bool(self.component_leaves) and outside_traces(probe.relabels, self)
 
     @functools.cached_property
     def exchanges(self) -> bool:
         """Whether relabelling changes nothing, probed: what a declared `exchangeable` is held to before it is used."""
-        return _outside_traces(probe.exchanges, self)
+        return outside_traces(probe.exchanges, self)
+
+    @functools.cached_property
+    def numpyro_model(self) -> Callable:
+        """The hand-written twin, else one derived from the declaration and held to it (`zoo.twin`).
+
+        Raises ValueError where none can be derived. Host side; deriving compiles one small program.
+        """
+        from zoo.twin import derived
+
+        return self.twin if self.twin is not None else outside_traces(derived, self)
+
+    @functools.cached_property
+    def lacks_twin(self) -> str | None:
+        """The sentence why there is no NumPyro model, or None."""
+        try:
+            self.numpyro_model  # noqa: B018
+        except ValueError as error:
+            return str(error)
+        return None
 
     @functools.cached_property
     def num_free_parameters(self) -> int:
@@ -271,7 +290,7 @@ class Mixture:
         """`x`, or ValueError for a row that no component can produce; asked only of the families in _ASKED."""
         if not any(shape.family in _ASKED for address, shape in self.observation_shapes.items() if address != "z"):
             return x
-        outside = np.flatnonzero(~_outside_traces(probe.possible, self, x))
+        outside = np.flatnonzero(~outside_traces(probe.possible, self, x))
         if len(outside):
             row = jax.tree.map(lambda leaf: np.asarray(leaf)[outside[0]], x)
             raise ValueError(f"{name} row {outside[0]} is {row}, outside the support of {self.name}")
@@ -346,17 +365,13 @@ def permutations(num_components: int) -> np.ndarray:
 
 
 def twin_supports(model: Mixture) -> dict[str, tuple[Any, tuple[int, ...]]]:
-    """The twin's unobserved sites: name -> (NumPyro constraint, shape). Host side, compiles nothing."""
+    """The NumPyro model's unobserved sites: name -> (constraint, shape). Host side."""
     import numpyro
 
-    if model.twin is None:
-        raise ValueError(
-            f"{model.name} has no NumPyro twin; give Mixture(twin=...) the same density as a NumPyro model"
-        )
-    found = {}
+    found, twin = {}, model.numpyro_model
 
     def run(key, x):
-        trace = numpyro.handlers.trace(numpyro.handlers.seed(model.twin, key)).get_trace(x)
+        trace = numpyro.handlers.trace(numpyro.handlers.seed(twin, key)).get_trace(x)
         sites = {k: s for k, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
         found.update({k: (s["fn"].support, jnp.shape(s["value"])) for k, s in sites.items()})
         return 0
@@ -433,7 +448,7 @@ def simplex(**constants):
 # -- private ----------------------------------------------------------------------------------------------
 
 
-def _outside_traces(function, *args):
+def outside_traces(function, *args):
     """`function(*args)` with concrete values even when first reached from inside a jitted function.
 
     JAX's tracing state belongs to a thread, so a fresh thread has none (`jax.ensure_compile_time_eval` also folds

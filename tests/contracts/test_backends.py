@@ -12,9 +12,11 @@ from inference import BACKENDS, Refused, fit, loop, space
 from inference.results import Draws, Exact, PointMass
 from zoo import MODELS
 
-CHAINS = ("gibbs", "metropolis", "nuts")
+ADAPTED = ("gibbs", "metropolis", "nuts")  # samplers that warmup changes
+CHAINS = ("collapsed", *ADAPTED)
 SHORT = {
     "gibbs": dict(num_chains=2, num_warmup=20, num_draws=30),
+    "collapsed": dict(num_chains=2, num_warmup=20, num_draws=30),
     "metropolis": dict(num_chains=2, num_warmup=20, num_draws=30),
     "nuts": dict(num_chains=2, num_warmup=20, num_draws=30),
     "em": dict(num_restarts=4, max_steps=50),
@@ -106,7 +108,7 @@ def test_stats_hold_the_log_density_of_the_draws(backend):
     np.testing.assert_allclose(draws.stats["lp"], lp, rtol=1e-10)
 
 
-@pytest.mark.parametrize("backend", CHAINS)
+@pytest.mark.parametrize("backend", ADAPTED)
 @pytest.mark.parametrize("model", ["bento", "coffee_full"])
 def test_steps_in_the_loop_are_the_steps_one_by_one(model, backend):
     # compilers have been wrong about this loop (see diagnostics.cli.prepare): the program must not change the steps

@@ -318,10 +318,6 @@ def test_fewer_distinct_points_than_components_are_refused_for_maximum_likelihoo
 def test_models_that_em_cannot_serve_are_refused_with_the_reason():
     with pytest.raises(Refused, match="no unknown parameter"):
         fit(bento_known(), "em")
-    without_twin = Mixture(
-        name="bare", num_components=2, exchangeable=True, prior=bento().prior, observation=bento().observation
-    )
-    assert "no NumPyro twin" in module.refuses(without_twin, bento().data.x)
     with pytest.raises(ValueError, match="max_steps"):
         em(bento(), bento().data.x, KEY, max_steps=0)
 

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from genjax import categorical, gen, normal, uniform
 
-from inference import loop
+from inference import fit, loop
+from zoo import Mixture
 
 
 def walk(record=lambda i: None):
@@ -70,3 +72,18 @@ def test_progress_reports_every_chunk():
 def test_draws_before_the_end_of_warmup_are_an_interruption():
     with pytest.raises(KeyboardInterrupt):
         loop.to_draws(loop.run(WALK, KEYS, 2, X, params=START), num_warmup=5)
+
+
+def test_data_that_no_prior_draw_can_produce_are_refused_with_the_parameters_and_the_row():
+    @gen
+    def prior():
+        return {"low": normal(np.zeros(2), 1.0) @ "low"}
+
+    @gen
+    def observation(params):
+        z = categorical(probs=np.array([0.5, 0.5])) @ "z"
+        return uniform(params["low"][z], params["low"][z] + 1.0) @ "x"
+
+    model = Mixture(name="narrow", num_components=2, exchangeable=True, prior=prior, observation=observation)
+    with pytest.raises(ValueError, match=r"chain 0 has no start.*'low': .*row 1 \(x = 900.0\) log density -inf.*units"):
+        fit(model, "metropolis", np.array([0.5, 900.0]))

@@ -1,0 +1,362 @@
+"""The table of conjugate rules: what is known of one prior site given the assignments, from sums over each component.
+
+Every rule names the statistics of one observation that add up over a component, and the posterior from their totals.
+With r (N, K) one-hot totals give the Gibbs conditional, with responsibilities the M-step, and over a subset of the
+observations its marginal likelihood. Likelihoods act elementwise on vectors, so a site is (K,) or (K, J), or for
+multivariate normals (K, D) and (K, D, D). Gelman et al. 2013, Bayesian Data Analysis, chapters 2 and 3.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+
+
+class Collapsed(NamedTuple):
+    """The posterior of a site with the site `integrates` (if any) integrated out."""
+
+    statistics: Callable  # (params, x) -> tuple of arrays (N, 1 or K, ...), which add up over a component
+    posterior: Callable  # (params, totals) -> NumPyro distribution of the site
+    integrates: str | None = None
+
+
+class Rule(NamedTuple):
+    """How one prior site is updated given everything else."""
+
+    site: str
+    name: str  # as `zoo show` prints it
+    conditional: Callable | None  # (params, r, x) -> NumPyro distribution of the site; None: M-step only
+    mode: Callable | None  # (params, r, x, prior) -> the maximiser, prior=False for maximum likelihood
+    collapsed: Collapsed | None = None  # what `inference.conjugacy.log_marginal` integrates by
+    of: str = "x"  # what it is the prior of an argument of: "x", or "z" for the mixing weights
+
+
+def totals(statistics, r):
+    """Sums over the observations of each component, leaves (K, ...)."""
+    return tuple(jnp.einsum("nk,nk...->k...", r, jnp.broadcast_to(s, r.shape + s.shape[2:])) for s in statistics)
+
+
+def _rule(site, name, statistics, posterior, mode, collapsed=None):
+    def conditional(params, r, x):
+        return posterior(params, totals(statistics(params, x), r))
+
+    def maximiser(params, r, x, prior):
+        return mode(params, totals(statistics(params, x), r), prior)
+
+    return Rule(site, name, conditional, maximiser, collapsed or Collapsed(statistics, posterior))
+
+
+# -- weights --------------------------------------------------------------------------------------------------
+
+
+def dirichlet_weights(model, site):
+    """weights ~ Dirichlet(alpha), z ~ Categorical(weights): Dirichlet(alpha + n), mode proportional to that - 1."""
+
+    def statistics(params, x):
+        return (jnp.ones((len(x), 1)),)
+
+    def posterior(params, totals):
+        (alpha,) = _prior_arguments(model, params, site, "concentration")
+        return dist.Dirichlet(alpha + totals[0])
+
+    def mode(params, totals, prior):
+        return _simplex(posterior(params, totals).concentration - 1 if prior else totals[0], params[site])
+
+    return _rule(site, "Dirichlet weights", statistics, posterior, mode)._replace(of="z")
+
+
+# -- normal components, one number or elementwise ----------------------------------------------------------------
+
+
+def normal_mean(model, site):
+    """means[k] ~ Normal(m, s), x | z=k ~ Normal(means[k], sd[k]):
+    precision = 1/s^2 + n_k/sd[k]^2, mean = (m/s^2 + sum_n r_nk x_n/sd[k]^2) / precision."""
+
+    def statistics(params, x):
+        return jnp.ones((len(x), 1)), x[:, None]
+
+    def posterior(params, totals):
+        n, total = _filled(totals[0], totals[1]), totals[1]
+        m, s = _prior_arguments(model, params, site, "loc", "scale")
+        sd = _filled(scale_of(component_arguments(model, params)), total)
+        precision = s**-2 + n * sd**-2
+        return dist.Normal((m * s**-2 + total * sd**-2) / precision, precision**-0.5)
+
+    def mode(params, totals, prior):
+        return posterior(params, totals).loc if prior else _mean(totals[1], totals[0], params[site])
+
+    return _rule(site, "Normal mean", statistics, posterior, mode)
+
+
+def normal_spread(model, site, family, mean_site=None):
+    """variances[k] ~ InverseGamma(a, b) or precisions[k] ~ Gamma(a, b), x | z=k ~ Normal(means[k], its sd):
+    (a + n_k/2, b + sum_n r_nk (x_n - means[k])^2 / 2); mode b/(a + 1) of variances, (a - 1)/b of precisions.
+
+    With `mean_site`, means[k] ~ Normal(m, sd[k]/sqrt(c)): (a + (n_k + 1)/2, ... + c (means[k] - m)^2 / 2), and with
+    the mean integrated out (a + n_k/2, b + (sum (x_n - m)^2 - (sum (x_n - m))^2 / (c + n_k)) / 2).
+    """
+    precision = family == "Gamma"
+    build = dist.Gamma if precision else dist.InverseGamma
+
+    def hyper(params):
+        return _prior_arguments(model, params, site, "concentration", "rate" if precision else "scale")
+
+    def mean_prior(params):
+        """m, and how many observations the prior of the mean is worth."""
+        m, s = _prior_arguments(model, params, mean_site, "loc", "scale")
+        variance = 1 / params[site] if precision else params[site]
+        return m, variance / s**2
+
+    def statistics(params, x):
+        loc = _filled(component_arguments(model, params)["loc"], params[site])
+        return jnp.ones((len(x), 1)), (x[:, None] - loc) ** 2
+
+    def posterior(params, totals):
+        (a, b), n = hyper(params), _filled(totals[0], totals[1])
+        if mean_site is None:
+            return build(a + n / 2, b + totals[1] / 2)
+        m, worth = mean_prior(params)
+        return build(a + (n + 1) / 2, b + (totals[1] + worth * (params[mean_site] - m) ** 2) / 2)
+
+    def mode(params, totals, prior):
+        if not prior:
+            variance = _mean(totals[1], totals[0], 1 / params[site] if precision else params[site])
+            return jnp.where(variance > 0, 1 / variance, params[site]) if precision else variance
+        q = posterior(params, totals)
+        if precision:
+            return _inside(q.concentration - 1, q.rate, params[site])
+        return q.rate / (q.concentration + 1)
+
+    def statistics_about_prior(params, x):
+        gap = x[:, None] - jnp.broadcast_to(mean_prior(params)[0], params[site].shape)
+        return jnp.ones((len(x), 1)), gap, gap**2
+
+    def posterior_without_mean(params, totals):
+        (a, b), n = hyper(params), _filled(totals[0], totals[1])
+        spread = totals[2] - totals[1] ** 2 / (mean_prior(params)[1] + n)
+        return build(a + n / 2, b + spread / 2)
+
+    name = "Gamma precision" if precision else "InverseGamma variance"
+    if mean_site is None:
+        return _rule(site, name, statistics, posterior, mode)
+    joint = Collapsed(statistics_about_prior, posterior_without_mean, mean_site)
+    return _rule(site, f"{name}, joint with {mean_site}", statistics, posterior, mode, joint)
+
+
+def normal_scale(model, site):
+    """x | z=k ~ Normal(means[k], scales[k]) under any prior of the scale: the maximum likelihood M-step alone,
+    scales[k]^2 = sum_n r_nk (x_n - means[k])^2 / n_k."""
+
+    def mode(params, r, x, prior):
+        loc = _filled(component_arguments(model, params)["loc"], params[site])
+        n, squares = totals((jnp.ones((len(x), 1)), (x[:, None] - loc) ** 2), r)
+        return jnp.sqrt(_mean(squares, n, params[site] ** 2))
+
+    return Rule(site, "Normal scale, maximum likelihood only", None, mode)
+
+
+# -- multivariate normal components --------------------------------------------------------------------------------
+
+
+def multivariate_mean(model, site):
+    """means[k] ~ Normal(m, C), x | z=k ~ Normal(means[k], S[k]): precision P = C^-1 + n_k S[k]^-1, mean
+    P^-1 (C^-1 m + S[k]^-1 sum_n r_nk x_n). C is a matrix, or a diagonal of independent normals."""
+
+    def statistics(params, x):
+        return jnp.ones((len(x), 1)), x[:, None]
+
+    def posterior(params, totals):
+        n, total = totals
+        m, prior_precision = _mean_prior(model, params, site)
+        precision = jnp.linalg.inv(component_arguments(model, params)["covariance_matrix"])
+        pooled = prior_precision + n[:, None, None] * precision
+        shift = jnp.einsum("kij,kj->ki", prior_precision, m) + jnp.einsum("kij,kj->ki", precision, total)
+        return dist.MultivariateNormal(jnp.linalg.solve(pooled, shift[..., None])[..., 0], precision_matrix=pooled)
+
+    def mode(params, totals, prior):
+        return posterior(params, totals).loc if prior else _mean(totals[1], totals[0], params[site])
+
+    return _rule(site, "multivariate Normal mean", statistics, posterior, mode)
+
+
+def wishart_precision(model, site, mean_site=None):
+    """precisions[k] ~ Wishart(nu, S^-1), x | z=k ~ Normal(means[k], precisions[k]^-1), that is covariances ~
+    InverseWishart(nu, S): Wishart(nu + n_k, (S + T)^-1) with T = sum_n r_nk (x_n - means[k])(x_n - means[k])'.
+
+    With `mean_site`, means[k] ~ Normal(m, precisions[k]^-1 / c): nu + n_k + 1 and c (means[k] - m)(means[k] - m)'
+    more; with the mean integrated out nu + n_k and sum d d' - (sum d)(sum d)' / (c + n_k), d = x_n - m (Gelman et al.
+    2013, section 3.6). Mode (nu - D - 1) S^-1.
+    """
+    D = model.param_shapes[site].shape[-1]
+    outer = lambda v: v[..., :, None] * v[..., None, :]
+
+    def hyper(params):
+        nu, root = _prior_arguments(model, params, site, "df", "scale_tril")
+        inverse = jax.scipy.linalg.solve_triangular(root, jnp.broadcast_to(jnp.eye(D), root.shape), lower=True)
+        return nu, jnp.swapaxes(inverse, -1, -2) @ inverse
+
+    def mean_prior(params):
+        m, precision = _mean_prior(model, params, mean_site)
+        return m, precision[:, 0, 0] / params[site][:, 0, 0]
+
+    def statistics(params, x):
+        return jnp.ones((len(x), 1)), outer(x[:, None] - component_arguments(model, params)["loc"])
+
+    def posterior(params, totals):
+        nu, S = hyper(params)
+        n, scatter = totals
+        if mean_site is None:
+            return dist.Wishart(nu + n, rate_matrix=S + scatter)
+        m, worth = mean_prior(params)
+        return dist.Wishart(nu + n + 1, rate_matrix=S + scatter + worth[:, None, None] * outer(params[mean_site] - m))
+
+    def mode(params, totals, prior):
+        if not prior:
+            covariance = _mean(totals[1], totals[0], jnp.linalg.inv(params[site]))
+            regular = (totals[0] > D)[:, None, None]
+            return jnp.where(regular, jnp.linalg.inv(jnp.where(regular, covariance, jnp.eye(D))), params[site])
+        q = posterior(params, totals)
+        excess = (q.concentration - D - 1)[:, None, None]
+        return jnp.where(excess > 0, excess * q.mean / q.concentration[:, None, None], params[site])
+
+    def statistics_about_prior(params, x):
+        gap = x[:, None] - mean_prior(params)[0]
+        return jnp.ones((len(x), 1)), gap, outer(gap)
+
+    def posterior_without_mean(params, totals):
+        nu, S = hyper(params)
+        n, gap, scatter = totals
+        pooled = (mean_prior(params)[1] + n)[:, None, None]
+        return dist.Wishart(nu + n, rate_matrix=S + scatter - outer(gap) / pooled)
+
+    if mean_site is None:
+        return _rule(site, "Wishart precision", statistics, posterior, mode)
+    joint = Collapsed(statistics_about_prior, posterior_without_mean, mean_site)
+    return _rule(site, f"Wishart precision, joint with {mean_site}", statistics, posterior, mode, joint)
+
+
+# -- counts, waiting times, answers ------------------------------------------------------------------------------
+
+
+def gamma_rate(model, site, likelihood):
+    """rates[k] ~ Gamma(a, b): Gamma(a + c_k, b + t_k), mode (a + c_k - 1) / (b + t_k), maximum likelihood c_k / t_k;
+    x | z=k ~ Poisson(rates[k]): c_k = sum_n r_nk x_n, t_k = n_k; ~ Exponential(rates[k]): the other way round."""
+
+    def statistics(params, x):
+        ones, values = jnp.ones_like(x)[:, None], x[:, None]
+        return (values, ones) if likelihood == "Poisson" else (ones, values)
+
+    def posterior(params, totals):
+        a, b = _prior_arguments(model, params, site, "concentration", "rate")
+        return dist.Gamma(a + totals[0], b + totals[1])
+
+    def mode(params, totals, prior):
+        q = posterior(params, totals)
+        return _inside(*((q.concentration - 1, q.rate) if prior else totals), params[site])
+
+    return _rule(site, f"Gamma rate, {likelihood}", statistics, posterior, mode)
+
+
+def beta_probability(model, site, likelihood):
+    """probs[k] ~ Beta(a, b), x | z=k ~ Bernoulli(probs[k]) or Binomial(M, probs[k]): Beta(a + s_k, b + f_k) with the
+    successes s_k and failures f_k of the component; mode (a + s - 1) / (a + b + s + f - 2)."""
+
+    def statistics(params, x):
+        x = jnp.asarray(x, jnp.result_type(float))
+        trials = component_arguments(model, params).get("total_count", jnp.ones(model.num_components))
+        trials = jnp.broadcast_to(_filled(trials, params[site]), params[site].shape)
+        return jnp.broadcast_to(x[:, None], (len(x), *trials.shape)), trials - x[:, None]
+
+    def posterior(params, totals):
+        a, b = _prior_arguments(model, params, site, "concentration1", "concentration0")
+        return dist.Beta(a + totals[0], b + totals[1])
+
+    def mode(params, totals, prior):
+        q = posterior(params, totals)
+        a, b = (q.concentration1 - 1, q.concentration0 - 1) if prior else totals
+        return jnp.where((a > 0) & (b > 0), a / jnp.where(a + b > 0, a + b, 1.0), params[site])
+
+    return _rule(site, f"Beta probability, {likelihood}", statistics, posterior, mode)
+
+
+def dirichlet_items(model, site):
+    """probs[k, j] ~ Dirichlet(alpha), x_j | z=k ~ Categorical(probs[k, j]): Dirichlet(alpha + how often component k
+    gave each answer to item j), mode proportional to that - 1."""
+    categories = model.param_shapes[site].shape[-1]
+
+    def statistics(params, x):
+        return (jax.nn.one_hot(jnp.asarray(x, jnp.int32), categories, dtype=jnp.result_type(float))[:, None],)
+
+    def posterior(params, totals):
+        (alpha,) = _prior_arguments(model, params, site, "concentration")
+        return dist.Dirichlet(alpha + totals[0])
+
+    def mode(params, totals, prior):
+        return _simplex(posterior(params, totals).concentration - 1 if prior else totals[0], params[site])
+
+    return _rule(site, "Dirichlet items", statistics, posterior, mode)
+
+
+# -- pieces -------------------------------------------------------------------------------------------------------
+
+
+def component_arguments(model, params, x=None):
+    """Arguments by name of the distribution of x given z = k, each with leading axis K; none depends on x."""
+    shape = model.observation_shapes["x"]
+    zero = jnp.zeros(shape.shape, shape.dtype) if x is None else x[0]
+
+    def one(k):
+        return arrays(model.observation_sites(params, k, {"x": zero})["x"])
+
+    return jax.vmap(one)(jnp.arange(model.num_components, dtype=jnp.int32))
+
+
+def arrays(site):
+    return {name: jnp.asarray(v) for name, v in site.parameters.items()}
+
+
+def scale_of(arguments):
+    """The sd of a normal component, by the name that its class gives it; None for other classes."""
+    return arguments.get("scale", arguments.get("scale_diag"))
+
+
+def _prior_arguments(model, params, site, *names):
+    arguments = model.prior_sites(params)[site].parameters
+    return tuple(jnp.asarray(arguments[name]) for name in names)
+
+
+def _mean_prior(model, params, site):
+    """Prior mean (K, D) and precision matrix (K, D, D) of means that are normal, whichever class says so."""
+    arguments = arrays(model.prior_sites(params)[site])
+    K, D = params[site].shape
+    if "covariance_matrix" in arguments:
+        precision = jnp.linalg.inv(arguments["covariance_matrix"])
+    else:
+        precision = jnp.eye(D) * jnp.broadcast_to(scale_of(arguments) ** -2, (K, D))[..., None]
+    return jnp.broadcast_to(arguments["loc"], (K, D)), jnp.broadcast_to(precision, (K, D, D))
+
+
+def _filled(values, like):
+    """`values` (K, ...) with axes of length 1 after the first, up to the number of axes of `like`."""
+    values = jnp.asarray(values)
+    return values.reshape(values.shape[:1] + (1,) * (like.ndim - values.ndim) + values.shape[1:])
+
+
+def _mean(total, n, otherwise):
+    n = _filled(n, total)
+    return jnp.where(n > 0, total / jnp.where(n > 0, n, 1.0), otherwise)
+
+
+def _inside(count, amount, otherwise):
+    """count/amount; where that is on the border, to which the density rises, stay."""
+    inside = (count > 0) & (amount > 0)
+    return jnp.where(inside, count / jnp.where(inside, amount, 1.0), otherwise)
+
+
+def _simplex(counts, otherwise):
+    """Proportional to `counts` along the last axis; below 0 the density rises to the border, so they stay on it."""
+    counts = jnp.maximum(counts, 0.0)
+    total = counts.sum(-1, keepdims=True)
+    return jnp.where(total > 0, counts / jnp.where(total > 0, total, 1.0), otherwise)

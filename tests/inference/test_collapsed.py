@@ -1,0 +1,65 @@
+"""Collapsed Gibbs against enumeration, its predictive against a ratio of marginals, and planted mistakes."""
+
+import functools
+
+import arviz as az
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diagnostics import calibration
+from inference import Refused, collapsed, conjugacy, fit
+from zoo import MODELS
+from zoo.models.bento import bento
+from zoo.models.coffee import coffee
+
+WIDE = {"bento": functools.partial(bento, scale=40.0), "coffee": functools.partial(coffee, scale=20.0)}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_the_kernel_leaves_the_joint_law_invariant(name):
+    model = WIDE[name]()
+    result = calibration.joint_test(model, collapsed.build(model), jax.random.key(1), level=0.005)
+    assert result.passed, result
+
+
+def test_a_sweep_over_assignments_that_forgets_to_take_the_observation_out_is_caught(monkeypatch):
+    model = WIDE["bento"]()
+    monkeypatch.setattr(collapsed, "left", lambda total, own, belongs: total)
+    result = calibration.joint_test(model, collapsed.build.__wrapped__(model), jax.random.key(1))
+    assert not result.passed, result
+
+
+@pytest.mark.parametrize("name", ["bento", "coffee"])
+def test_draws_agree_with_the_exact_posterior(name):
+    exact = fit(MODELS[name], "enumeration" if name == "bento" else "quadrature", num_draws=10)
+    draws = fit(MODELS[name], "collapsed", seed=2)
+    together = (draws.assignments[..., :1] == draws.assignments[..., 1:6]).astype(float)
+    for j in range(5):
+        p, ess = exact.co_clustering[0, 1 + j], az.ess(together[..., j])
+        if together[..., j].std() == 0:
+            assert max(p, 1 - p) ** 4000 > 0.001
+        else:
+            assert ess > 1000 and abs(together[..., j].mean() - p) < 4.4 * az.mcse(together[..., j])
+    assert az.rhat(draws.stats["lp"]) < 1.01 and az.ess(draws.stats["lp"]) > 1000
+
+
+def test_log_marginal_sums_to_the_evidence():
+    model = bento(scale=40.0)
+    x = np.asarray(model.data.x)[:6]
+    every = jnp.asarray(np.indices((2,) * 6).reshape(6, -1).T)
+    summed = jax.scipy.special.logsumexp(
+        jax.jit(jax.vmap(lambda z: conjugacy.log_marginal(model, z, jnp.asarray(x))))(every)
+    )
+    assert abs(float(summed) - fit(model, "enumeration", x).log_evidence) < 1e-9
+
+
+def test_models_whose_parameters_stay_are_refused_with_the_reason():
+    for name, reason in {
+        "bento_full": "one given the others, not together",
+        "three_gaussians": "scales has no conjugate prior",
+        "bento_known": "no unknown parameter",
+    }.items():
+        with pytest.raises(Refused, match=reason):
+            fit(MODELS[name], "collapsed")
