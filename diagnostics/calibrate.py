@@ -47,6 +47,7 @@ class Table(NamedTuple):
     quick: bool
     num_datasets: int  # simulated, where no cell was run again
     seconds: float
+    num_cells: int  # rows when all is done
 
     @property
     def ok(self) -> bool:
@@ -74,8 +75,11 @@ def returns_draws(backend) -> bool:
     return inference.TABLE[backend][1] != "point" and not {"num_draws", "num_particles"}.isdisjoint(settings)
 
 
-def calibrate(models, backends=None, seed=0, quick=False, num_datasets=None, progress=None) -> Table:
-    """The table for `models` and `backends` (default: all that serve each). progress(cell, done, total) as it runs."""
+def calibrate(models, backends=None, seed=0, quick=False, num_datasets=None, progress=None, on_row=None) -> Table:
+    """The table for `models` and `backends` (default: all that serve each).
+
+    As it runs progress(cell, done, total), and after each row on_row(table so far).
+    """
     began = time.perf_counter()
     num_datasets = num_datasets or (QUICK_DATASETS if quick else DATASETS)
     cells = [(model, name) for model in models for name, reason in served(model, backends).items() if reason is None]
@@ -83,7 +87,8 @@ def calibrate(models, backends=None, seed=0, quick=False, num_datasets=None, pro
     num_joint = sum(name in kernels[model] for model, name in cells)
     num_ranked = sum(sbc.num_quantities(model) for model, _ in cells)
     ratios = {model.name: calibration.ratio_test(model, jax.random.key(seed)) for model in models}
-    rows = []
+    ratios = {name: found for name, found in ratios.items() if found}
+    table = Table(ratios, [], seed, quick, num_datasets, 0.0, len(cells))
     for model, name in cells:
         row = Row(model.name, name, inference.TABLE[name][1])
         told = progress and (lambda done, total, cell=f"{model.name} {name}": progress(cell, done, total))
@@ -93,9 +98,10 @@ def calibrate(models, backends=None, seed=0, quick=False, num_datasets=None, pro
             row = row._replace(sbc=_calibrated(model, name, seed, num_datasets, LEVEL / num_ranked, told))
         except Exception as error:  # the rest of the table stands
             row = row._replace(failed=" ".join(f"{type(error).__name__}: {error}".split()))
-        rows.append(row)
-    ratios = {name: found for name, found in ratios.items() if found}
-    return Table(ratios, rows, seed, quick, num_datasets, time.perf_counter() - began)
+        table = table._replace(rows=[*table.rows, row], seconds=time.perf_counter() - began)
+        if on_row is not None:
+            on_row(table)
+    return table
 
 
 def _joint(model, backend, kernel, seed, quick, level):
@@ -162,6 +168,7 @@ def markdown(table: Table, command: str) -> str:
         "# Proof of the samplers",
         "",
         f"Made by `{command}` in {table.seconds / 60:.0f} minutes; seed {table.seed}; {versions()}.",
+        *([f"Unfinished: {len(table.rows)} of {table.num_cells} cells."] if len(table.rows) < table.num_cells else []),
         "",
         NOTES.format(
             joint=joint, gradients=gradients, num_datasets=table.num_datasets, ranked=sbc.NUM_RANKED, again=AGAIN

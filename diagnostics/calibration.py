@@ -204,17 +204,17 @@ def kernels(model, backends=None) -> dict[str, loop.Sampler]:
         wanted = kind == "mcmc" and (backends is None or name in backends)
         if wanted and inference.BACKENDS[name].refuses(model, x) is None:
             build = importlib.import_module(module_name).build
-            settings = {"num_warmup": 0, "step_size": step_size(model)}
-            known = inspect.signature(build).parameters
-            found[name] = build(model, **{key: value for key, value in settings.items() if key in known})
+            found[name] = build(model, **frozen(build, model))
     if (backends is None or "smc" in backends) and smc.refuses(model, x) is None:
         found["smc"] = smc_move(model)
     return found
 
 
-def step_size(model) -> float:
-    """At which kernels with one step size are tested."""
-    return STEP * float(_moments(model)[1].min())
+def frozen(build, model) -> dict:
+    """Those of the settings num_warmup and step_size that `build` has: no adaptation."""
+    known = inspect.signature(build).parameters
+    settings = {"num_warmup": 0} if "num_warmup" in known else {}
+    return settings | ({"step_size": STEP * float(_moments(model)[1].min())} if "step_size" in known else {})
 
 
 @functools.cache

@@ -115,6 +115,8 @@ def calibrate(args) -> int:
     import inference
     from zoo import nearest
 
+    if args.model is not None and args.backend is None:  # the one word left is the back end
+        args.name, args.backend = None, args.name
     if args.backend is None and args.name in inference.TABLE:
         raise ValueError(f"{args.name} is a back end; name a model before it: zoo calibrate MODEL {args.name}")
     if args.backend is not None and args.backend not in inference.TABLE:
@@ -141,11 +143,14 @@ def calibrate(args) -> int:
         if reason is not None:
             print(f"zoo calibrate: {args.backend} refuses {models[0].name}: {reason}", file=sys.stderr)
             return 1
+
+    def write(table):  # after every row: what is interrupted leaves what it has
+        if args.out is not None:
+            pathlib.Path(args.out).write_text(calibrate.markdown(table, args.line), encoding="utf-8")
+
     with tables.progress_bars(not (args.quiet or args.json)) as progress:
         backends = None if args.backend is None else [args.backend]
-        table = calibrate.calibrate(models, backends, args.seed, args.quick, args.datasets, progress)
-    if args.out is not None:
-        pathlib.Path(args.out).write_text(calibrate.markdown(table, args.line), encoding="utf-8")
+        table = calibrate.calibrate(models, backends, args.seed, args.quick, args.datasets, progress, write)
     if args.json:
         print(json.dumps({"command": "calibrate", **calibrate.as_json(table)}, indent=1, ensure_ascii=False))
     else:

@@ -8,6 +8,7 @@ have had, or that is easily made here.
 
 import contextlib
 import functools
+import importlib
 import math
 import pathlib
 import sys
@@ -20,8 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
+import inference
 from diagnostics import calibration
-from inference import conjugacy, enumeration, gibbs, importance, labels, metropolis, nuts, space
+from inference import collapsed, conjugacy, enumeration, importance, labels, nuts, space
 
 EVIDENCE = 4.0  # standard errors that an estimate of log evidence may be off
 RATIO = 1e-12  # largest error of a conjugate conditional that is rounding
@@ -68,9 +70,8 @@ def build(backend, model, **how):
     """A sampler on `model` as `calibration.kernels` builds it, but new, so that what is planted is in it."""
     if backend == "smc":
         return calibration.smc_move.__wrapped__(model)
-    if backend != "gibbs":
-        how["step_size"] = calibration.step_size(model)
-    return {"gibbs": gibbs, "metropolis": metropolis, "nuts": nuts}[backend].build.__wrapped__(model, 0, **how)
+    kernel = importlib.import_module(inference.TABLE[backend][0]).build
+    return kernel.__wrapped__(model, **calibration.frozen(kernel, model), **how)
 
 
 @contextlib.contextmanager
@@ -168,6 +169,10 @@ def tempered_weights(model):
     return lambda params, x: 0.5 * model.log_weights_table(params, x) + model.log_components(params, x)
 
 
+def not_taken_out(real):
+    return lambda total, own, belongs: total
+
+
 def kept(real):
     return lambda kernel, potential, x, s: kernel
 
@@ -213,6 +218,7 @@ def mutations() -> list[Mutation]:
         rule("missing Hastings ratio", bento, "means", forgotten, accept=True),
         after("stale table: of the parameters before", "gibbs", bento, from_the_table_before, permute=False),
         patch("stale gradient: of the labelling before", "nuts", often, nuts, "refresh", kept, num_steps=6),
+        patch("observation counted with the others", "collapsed", bento, collapsed, "left", not_taken_out),
         patch("off-by-one assignment", "gibbs", bento, labels, "draw_assignments", one_too_many),
         *(patch(no_ratio, b, coffee, labels, "redraw", without_ratio) for b in ("gibbs", "metropolis", "nuts", "smc")),
         belief("means permuted, weights not", "gibbs", full, permute=all_but_the_weights),
