@@ -10,7 +10,6 @@ QUICK = (
     "wrong posterior variance: sd of a mean times 1.1",
     "off-by-one assignment",
     "parameters permuted, assignments not",
-    "marginal density where the complete-data joint belongs",
 )
 
 
@@ -27,7 +26,14 @@ def test_joint_test_catches(mutation):
     assert found.fails, found
 
 
-@pytest.mark.parametrize("mutation", [m for m in mutations.mutations() if m.site], ids=lambda m: m.name)
+def rules():
+    for mutation in mutations.mutations():
+        if mutation.site:
+            marks = () if mutation.name in QUICK else pytest.mark.slow
+            yield pytest.param(mutation, id=mutation.name, marks=marks)
+
+
+@pytest.mark.parametrize("mutation", list(rules()))
 def test_ratio_test_catches(mutation):
     assert mutations.ratio(mutation).value > 1e-4
     assert not mutations.ratio(mutation, planted=False).fails
