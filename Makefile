@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all lint types catalogue
+.PHONY: demo test test-all lint types catalogue calibration mutations
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --retries 10
@@ -25,6 +25,12 @@ lint: .venv/installed
 
 types: .venv/installed
 	$(BIN)/mypy
+
+calibration: .venv/installed
+	$(BIN)/zoo calibrate --out docs/calibration.md
+
+mutations: .venv/installed
+	$(BIN)/python -m diagnostics.mutations docs/mutations.md
 
 catalogue: .venv/installed
 	$(BIN)/python -m diagnostics.catalogue

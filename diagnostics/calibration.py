@@ -6,17 +6,42 @@ independent: no autocorrelation enters.
 """
 
 import functools
-from typing import NamedTuple
+import importlib
+import inspect
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from inference import conjugacy, space
-from zoo import probe
+import inference
+from diagnostics.functionals import sorted_by
+from inference import conjugacy, labels, loop, smc, space
+from zoo import MODELS, probe
 
 BLOCK = 5_000  # replicates per compiled call
+MOVED = 0.5  # least share of replicates in which the kernel must have changed a parameter, or the partition
+STEP = 0.4  # frozen step sizes, in units of the smallest prior standard deviation in unconstrained space
+SMC_STEP = 0.3  # of the sequential Monte Carlo move, in units of each prior standard deviation
+
+# replicates and steps of a joint test where gradients make a step slow; others: the defaults of `joint_test`
+SIZES = {"nuts": (2_000, 3), "smc": (10_000, 3)}
+
+# constants at which few observations and the prior weigh alike, so that a mistake in either shows; others: the defaults
+WIDE: dict[str, dict[str, Any]] = {
+    "bento": dict(scale=40.0),
+    "bento_425": dict(scale=40.0),
+    "bento_known": dict(scales=(100.0, 100.0)),
+    "bento_full": dict(variance_scale=3000.0),
+    "coffee": dict(scale=20.0),
+    "coffee_full": dict(variance_scale=800.0),
+}
+
+
+def wide(name: str, **constants):
+    """The model `name` at the constants of WIDE, `constants` before those."""
+    return MODELS.builder(name)(**{**WIDE.get(name, {}), **constants})
 
 
 class JointTest(NamedTuple):
@@ -24,6 +49,7 @@ class JointTest(NamedTuple):
 
     names: tuple[str, ...]
     z: np.ndarray
+    moved: dict[str, float]  # share of replicates in which each parameter, and the partition, changed; labels aside
     num_replicates: int
     level: float  # familywise
 
@@ -34,37 +60,55 @@ class JointTest(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        return bool(np.all(np.abs(self.z) < self.threshold))
+        return bool(np.all(np.abs(self.z) < self.threshold)) and not self.stuck
+
+    @property
+    def stuck(self) -> tuple[str, ...]:
+        """What the kernel hardly ever changes: a kernel that does nothing leaves every law invariant."""
+        return tuple(name for name, share in self.moved.items() if share < MOVED)
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The functional whose z is furthest from 0, and that z."""
+        i = int(np.argmax(np.abs(self.z)))
+        return self.names[i], float(self.z[i])
 
     def __str__(self):
-        worst = int(np.argmax(np.abs(self.z)))
+        name, z = self.worst
         verdict = "passed" if self.passed else "FAILED"
-        return f"{verdict}: largest |z| {abs(self.z[worst]):.2f} ({self.names[worst]}), allowed {self.threshold:.2f}"
+        still = f"; hardly ever moved: {', '.join(self.stuck)}" if self.stuck else ""
+        return f"{verdict}: largest |z| {abs(z):.2f} ({name}), allowed {self.threshold:.2f}{still}"
 
 
 def joint_test(model, sampler, key, *, n=8, num_replicates=20_000, num_steps=5, level=0.01) -> JointTest:
     """Tests that `sampler` (an `inference.loop.Sampler` with adaptation off) leaves p(params, z | x) invariant.
 
     `num_replicates` forward draws of `n` observations, `num_steps` steps given x on each, and the paired differences
-    of the functionals of `_features`. Choose the model's constants so that prior and likelihood weigh alike.
+    of the functionals of `_features`. A kernel that leaves a parameter or the partition of the observations where it
+    was in more than half of the replicates fails too. Choose the model's constants so that prior and likelihood weigh
+    alike (`wide`).
     """
     block = min(BLOCK, num_replicates)
-    program, centre = _program(model, sampler, n, num_steps), _centre(model)
-    differences = []
+    program, centre = _program(model, sampler, n, num_steps), _moments(model)[0]
+    found = []
     for key_block in jax.random.split(key, -(-num_replicates // block)):
         key_params, key_rest = jax.random.split(key_block)
         params = model.prior_draws(key_params, block)
-        differences.append(np.asarray(program(jax.random.split(key_rest, block), params, centre)))
-    differences = np.concatenate(differences)[:num_replicates]
+        found.append(jax.tree.map(np.asarray, program(jax.random.split(key_rest, block), params, centre)))
+    features, moved = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_replicates], *found)
+    differences = np.stack(list(features.values()), axis=1)
     spread = differences.std(axis=0, ddof=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = differences.mean(axis=0) / (spread / np.sqrt(len(differences)))
     z = np.where(np.isnan(z), np.where(np.isfinite(differences).all(axis=0), 0.0, np.inf), z)
-    return JointTest(_feature_names(model), z, num_replicates, level)
+    shares = {name: float(changed.mean()) for name, changed in moved.items()}
+    return JointTest(tuple(features), z, shares, num_replicates, level)
 
 
 @functools.cache
 def _program(model, sampler, n, num_steps):
+    points, order = example(model, 2), sorted_by(model)
+
     def one(key, params, centre):
         key_draw, key_init, key_steps = jax.random.split(key, 3)
         assignments, x = probe.draw_observations(model, params, key_draw, n)
@@ -77,32 +121,125 @@ def _program(model, sampler, n, num_steps):
 
         _, outs = jax.lax.scan(advance, state, jnp.arange(num_steps, dtype=jnp.int32))
         last = jax.tree.map(lambda leaf: leaf[-1], outs)
-        after = _features(model, last["params"], last["assignments"], x, centre)
-        return after - _features(model, params, assignments, x, centre)
+        features = lambda params, z: _features(model, params, z, x, centre, points, order)
+        differences = jax.tree.map(
+            _difference, features(last["params"], last["assignments"]), features(params, assignments)
+        )
+        moved = _moved(model, params, assignments, last["params"], last["assignments"])
+        return differences, moved
 
     return jax.jit(jax.vmap(one, in_axes=(0, 0, None)))
 
 
-def _centre(model):
-    """The prior mean of the unconstrained parameters, roughly: squares about it see the spread."""
+def _difference(after, before):
+    """after - before, 0 where that is rounding."""
+    return jnp.where(jnp.abs(after - before) > _rounding() * (1 + jnp.abs(before)), after - before, 0.0)
+
+
+def _rounding() -> float:
+    return 1000 * float(jnp.finfo(jnp.result_type(float)).eps)
+
+
+def _moments(model):
+    """Mean and standard deviation of the unconstrained parameters under the prior, roughly: both (D,)."""
+    if not model.param_shapes:
+        return jnp.zeros(0), jnp.zeros(0)
     draws = model.prior_draws(jax.random.key(0), probe.NUM_DRAWS)
-    return jax.jit(jax.vmap(space.space_of(model).unconstrain))(draws).mean(axis=0)
+    u = jax.jit(jax.vmap(space.space_of(model).unconstrain))(draws)
+    return u.mean(axis=0), u.std(axis=0)
 
 
-def _features(model, params, assignments, x, centre):
-    """Every unconstrained parameter and its square, component sizes, 1{z_0 = z_1}, log prior, joint and density."""
+def _features(model, params, assignments, x, centre, points, order) -> dict:
+    """Every unconstrained parameter and its square, the atoms in ascending order, component sizes, 1{z_0 = z_1}, log
+    prior, log joint, log density, and the log density at two points."""
     u = space.space_of(model).unconstrain(params)
-    counts = jax.nn.one_hot(assignments, model.num_components, dtype=u.dtype).sum(0)
-    together = (assignments[0] == assignments[1]).astype(u.dtype)
-    scalars = [together, model.log_prior(params), model.log_joint(params, assignments, x), model.log_density(params, x)]
-    return jnp.concatenate([u, (u - centre) ** 2, counts, jnp.stack(scalars)])
+    found = {f"u[{i}]": u[i] for i in range(len(u))}
+    found |= {f"(u[{i}] - centre)^2": (u[i] - centre[i]) ** 2 for i in range(len(u))}
+    if order is not None:
+        found |= {f"sorted {order}[{k}]": atom for k, atom in enumerate(jnp.sort(params[order]))}
+    sizes = jax.nn.one_hot(assignments, model.num_components, dtype=u.dtype).sum(0)
+    found |= {f"size of component {k}": size for k, size in enumerate(sizes)}
+    at_points = model.pointwise_log_likelihood(params, points)
+    found |= {f"log density at point {i}": value for i, value in enumerate(at_points)}
+    return found | {
+        "1{z_0 = z_1}": (assignments[0] == assignments[1]).astype(u.dtype),
+        "log prior": model.log_prior(params),
+        "log joint": model.log_joint(params, assignments, x),
+        "log density": model.log_density(params, x),
+    }
 
 
-def _feature_names(model):
-    size = space.space_of(model).size
-    names = [f"u[{i}]" for i in range(size)] + [f"(u[{i}] - centre)^2" for i in range(size)]
-    names += [f"size of component {k}" for k in range(model.num_components)]
-    return (*names, "1{z_0 = z_1}", "log prior", "log joint", "log density")
+@functools.cache
+def example(model, n):
+    """n observations from the mixture at one prior draw: always the same."""
+    first = {name: leaf[0] for name, leaf in model.prior_draws(jax.random.key(0), probe.NUM_DRAWS).items()}
+    _, x = jax.jit(lambda params, key: probe.draw_observations(model, params, key, n))(first, jax.random.key(1))
+    return jax.tree.map(np.asarray, x)
+
+
+def _moved(model, params, assignments, params_after, assignments_after) -> dict:
+    """Whether each parameter changed other than by relabelling or rounding; whether the partition did."""
+
+    def changed(before, after):
+        return jnp.any(_difference(jnp.sort(after.ravel()), jnp.sort(before.ravel())) != 0)
+
+    together = lambda z: z[:, None] == z[None, :]
+    found = {name: changed(leaf, params_after[name]) for name, leaf in params.items()}
+    if model.num_components > 1:
+        found["partition"] = jnp.any(together(assignments) != together(assignments_after))
+    return found
+
+
+# -- the kernels there are ---------------------------------------------------------------------------------------------
+
+
+def kernels(model, backends=None) -> dict[str, loop.Sampler]:
+    """back end -> its kernel on `model`, adaptation off: every Markov chain back end that serves it, and smc's move.
+
+    The module of a Markov chain back end has `build(model)`; where that has `num_warmup`, it is 0, and where it has
+    `step_size`, that stays at STEP times the smallest prior standard deviation in unconstrained space.
+    """
+    found, x = {}, example(model, 8)
+    for name, (module_name, kind, _) in inference.TABLE.items():
+        wanted = kind == "mcmc" and (backends is None or name in backends)
+        if wanted and inference.BACKENDS[name].refuses(model, x) is None:
+            build = importlib.import_module(module_name).build
+            found[name] = build(model, **frozen(build, model))
+    if (backends is None or "smc" in backends) and smc.refuses(model, x) is None:
+        found["smc"] = smc_move(model)
+    return found
+
+
+def frozen(build, model) -> dict:
+    """Those of the settings num_warmup and step_size that `build` has: no adaptation."""
+    known = inspect.signature(build).parameters
+    settings = {"num_warmup": 0} if "num_warmup" in known else {}
+    return settings | ({"step_size": STEP * float(_moments(model)[1].min())} if "step_size" in known else {})
+
+
+@functools.cache
+def smc_move(model) -> loop.Sampler:
+    """The move of `inference.smc` at temperature 1 as a chain, with assignments drawn from the table."""
+    of, move = space.space_of(model), smc.kernel(model, True)
+    sd = _moments(model)[1]
+
+    def step(key, i, state, x):
+        key_move, key_assign = jax.random.split(key)
+        u = move(key_move, state.u, 1.0, SMC_STEP, sd, x)[0]
+        params = of.constrain(u)
+        assignments = labels.draw_assignments(key_assign, model.log_table(params, x))
+        return Moved(u), {"params": params, "assignments": assignments}
+
+    return loop.Sampler(lambda key, params, x: Moved(of.unconstrain(params)), step)
+
+
+class Moved(NamedTuple):
+    """State of `smc_move`."""
+
+    u: Any
+
+
+# -- ratio tests -------------------------------------------------------------------------------------------------------
 
 
 def ratio_test(model, key, *, n=8, num_points=50) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The front door: `zoo list | show | fit | compare`. Parsing only; `commands` does and prints.
+"""The front door: `zoo list | show | fit | compare | calibrate`. Parsing only; `commands` does and prints.
 
 Nothing heavy is imported here: `zoo --help` and `zoo list` load neither JAX nor rich. `prepare` is the one place that
 sets JAX's switches, before anything imports JAX.
@@ -7,6 +7,7 @@ sets JAX's switches, before anything imports JAX.
 import argparse
 import importlib
 import os
+import shlex
 import sys
 
 COMMANDS = {
@@ -14,12 +15,14 @@ COMMANDS = {
     "show": "diagnostics.commands:show",
     "fit": "diagnostics.commands:fit",
     "compare": "diagnostics.commands:compare",
+    "calibrate": "diagnostics.commands:calibrate",
 }
 HELP = {
     "list": "the models there are",
     "show": "one model: story, priors as maths, data, back ends",
     "fit": "one posterior by one back end",
     "compare": "every applicable back end on one posterior, compared with the best reference",
+    "calibrate": "whether back ends sample the right law: joint tests, ratio tests, simulation-based calibration",
 }
 OLDER_RUNTIME = "xla_cpu_use_thunk_runtime=false"
 
@@ -81,6 +84,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if not argv[0].startswith("-") and argv[0] not in COMMANDS:
         parser.error(f"no command {argv[0]!r}: {nearest(argv[0], COMMANDS)}")
     args, left = parser.parse_known_args(argv)
+    args.line = f"zoo {shlex.join(argv)}"
     if left:
         command = build_command(args.command)
         word = next((word for word in left if word.startswith("-")), left[0])
@@ -113,6 +117,14 @@ def build_command(name: str, parser: Parser | None = None) -> Parser:
     add("--model", metavar="FILE.py:NAME", help="in place of MODEL: a Mixture, or a function that returns one")
     add("--set", metavar="NAME=VALUE", action="append", default=[], help="a constant of the model, in TOML syntax")
     if name == "show":
+        return parser
+    if name == "calibrate":
+        add("backend", metavar="BACKEND", nargs="?", help="default: every one that serves the model and returns draws")
+        add("--seed", metavar="N", type=whole(0, 2**63 - 1), default=0, help="default: 0")
+        add("--datasets", metavar="N", type=whole(20), help="simulated data sets of the calibration; default: 200")
+        add("--quick", action="store_true", help="a tenth of the replicates, and 40 data sets")
+        add("--out", metavar="FILE.md", help="where to leave the table")
+        add("--quiet", action="store_true", help="no progress")
         return parser
     add("--data", metavar="FILE", help="a CSV file in place of the model's own data")
     add("--column", metavar="NAME[,NAME]", help="the columns of FILE to take")

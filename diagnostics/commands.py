@@ -112,6 +112,54 @@ def compare(args) -> int:
     return int(refused or failure is not None or comparison.interrupted or "failed" in statuses.values())
 
 
+def calibrate(args) -> int:
+    """`zoo calibrate`: the table of proofs, of one model, of one back end on it, or of all."""
+    import inference
+    from zoo import nearest
+
+    if args.model is not None and args.backend is None:  # the one word left is the back end
+        args.name, args.backend = None, args.name
+    if args.backend is None and args.name in inference.TABLE:
+        raise ValueError(f"{args.name} is a back end; name a model before it: zoo calibrate MODEL {args.name}")
+    if args.backend is not None and args.backend not in inference.TABLE:
+        raise ValueError(f"no back end named {args.backend!r}: {nearest(args.backend, inference.TABLE)}")
+    if args.name is None and args.model is None and args.set:
+        raise ValueError("--set changes a constant of MODEL, which is not given")
+    constants, everything = _constants(args), args.name is None and args.model is None
+    if not everything:
+        _entry(args)
+    if args.out is not None:
+        _check_file(pathlib.Path(args.out))
+    prepare("float64")
+    _hush()
+    from diagnostics import calibrate, calibration
+
+    if everything:
+        models = calibrate.default_models()
+    else:
+        models = [calibration.wide(args.name, **constants) if args.name else _model(args, constants)]
+    if args.backend is not None:
+        if not calibrate.returns_draws(args.backend):
+            raise ValueError(f"{args.backend} returns no draws, so there is nothing to calibrate")
+        reason = calibrate.served(models[0], [args.backend])[args.backend]
+        if reason is not None:
+            print(f"zoo calibrate: {args.backend} refuses {models[0].name}: {reason}", file=sys.stderr)
+            return 1
+
+    def write(table):  # after every row: what is interrupted leaves what it has
+        if args.out is not None:
+            pathlib.Path(args.out).write_text(calibrate.markdown(table, args.line), encoding="utf-8")
+
+    with tables.progress_bars(not (args.quiet or args.json)) as progress:
+        backends = None if args.backend is None else [args.backend]
+        table = calibrate.calibrate(models, backends, args.seed, args.quick, args.datasets, progress, write)
+    if args.json:
+        print(json.dumps({"command": "calibrate", **calibrate.as_json(table)}, indent=1, ensure_ascii=False))
+    else:
+        tables.print_calibration(tables.console(), table)
+    return int(not table.ok)
+
+
 # -- input --------------------------------------------------------------------------------------------------------
 
 
@@ -270,6 +318,14 @@ def _check_folder(folder: pathlib.Path, files):
     for name in files:
         if (folder / name).is_dir():
             raise ValueError(f"--out {folder} cannot be written: {name} in it is a folder")
+
+
+def _check_file(path: pathlib.Path):
+    if path.suffix != ".md":
+        raise ValueError(f"--out {path} should be a Markdown file, NAME.md")
+    if path.is_dir():
+        raise ValueError(f"--out {path} cannot be written: it is a folder")
+    _check_folder(path.parent, ())
 
 
 def _check_distinct(model, x, plans):

@@ -176,6 +176,12 @@ def _plan(model) -> Plan:
     return Plan(weights_vary, _atoms(model, weights_from), moments)
 
 
+def sorted_by(model) -> str | None:
+    """The parameter that orders the components, `sorted_...[k]`; None where they have no order (not 1-D)."""
+    atoms = _plan(model).atoms
+    return atoms[0] if atoms else None
+
+
 def _atoms(model, weights_from):
     """The components' own scalars, the one to sort by first; standard deviations stand for variances."""
     sizes = [int(np.prod(s.shape, dtype=int)) for name, s in model.observation_shapes.items() if name != "z"]

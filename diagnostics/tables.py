@@ -225,6 +225,20 @@ def print_paths(out, paths):
         out.print(f"\nIn {paths[0].parent}: {names}", soft_wrap=True)
 
 
+def print_calibration(out, table):
+    """The table of proofs that `calibrate.calibrate` made."""
+    from diagnostics.calibrate import COLUMNS, RATIO, cells_of
+
+    shown = _table("Proof of the samplers", *COLUMNS)
+    for row in table.rows:
+        shown.add_row(*cells_of(row))
+    out.print(shown)
+    for name, found in table.ratios.items():
+        errors = ", ".join(f"{site} {error:.1e}" for site, error in found.items())
+        out.print(f"conjugate conditionals of {name}: relative error {errors}; allowed {RATIO:g}", soft_wrap=True)
+    out.print("nothing fails" if table.ok else "something FAILS", style="bold")
+
+
 def _figure(value) -> str:
     return "" if value is None else f"{value:.6g}"
 

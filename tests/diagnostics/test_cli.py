@@ -72,6 +72,13 @@ def test_list_as_json_has_the_documented_keys(capsys):
 
 
 BAD = [
+    ("calibrate gibbs", "gibbs is a back end; name a model before it: zoo calibrate MODEL gibbs"),
+    ("calibrate bento gibs", "no back end named 'gibs': did you mean 'gibbs'?"),
+    ("calibrate bentoo", "no model named 'bentoo': did you mean 'bento'?"),
+    ("calibrate --set scale=2", "--set changes a constant of MODEL, which is not given"),
+    ("calibrate bento em", "em returns no draws, so there is nothing to calibrate"),
+    ("calibrate bento --out {tmp}/table.txt", "should be a Markdown file"),
+    ("calibrate bento --out {tmp}/empty.csv/table.md", "cannot be written"),
     ("compare bento --option gibbs=2 --option gibbs.thin=3", "gibbs is a back end"),
     ("compare bento --data=", "--data is empty"),
     ("compare bento --data " + "a" * 5000, "cannot be read"),
@@ -281,3 +288,21 @@ def test_without_a_reference_the_table_holds_means_and_says_there_is_none(capsys
     out = capsys.readouterr().out
     assert "Reference: none" in out and "Posterior means" in out
     assert np.isfinite(comparison.reference.log_evidence)
+
+
+def test_calibrate_tests_one_back_end_and_writes_the_table(tmp_path, capsys):
+    path = tmp_path / "table.md"
+    assert cli.main(["calibrate", "bento", "gibbs", "--quick", "--json", "--out", str(path)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (row,) = found["rows"]
+    assert found["ok"] and found["seed"] == 0 and found["quick"] and row["backend"] == "gibbs"
+    assert row["joint"]["passed"] and row["joint"]["moved"]["means"] > 0.9
+    assert row["sbc"]["verdict"] == "passed" and row["sbc"]["num_datasets"] == 40
+    text = path.read_text()
+    assert f"`zoo calibrate bento gibbs --quick --json --out {path}`" in text and "seed 0; mixture-zoo" in text
+    assert "| bento[scale=40.0] | gibbs | passed" in text and "| bento[scale=40.0] | means |" in text
+
+
+def test_calibrate_says_in_a_sentence_what_a_back_end_refuses(capsys):
+    assert cli.main(["calibrate", "bento_known", "nuts"]) == 1
+    assert "nuts refuses bento_known" in capsys.readouterr().err

@@ -1,0 +1,102 @@
+"""The table of proofs: what counts as failing, what is run again, and how it is written."""
+
+import numpy as np
+import pytest
+
+from diagnostics import calibrate, calibration, sbc
+
+
+def calibrated(p=0.5, num_dropped=0, autocorrelation=0.0, conjugacy_error=0.0, num_simulated=200):
+    ranks = np.zeros((num_simulated - num_dropped, 1), int)
+    return sbc.Calibration(
+        ("log prior",), np.array([p]), ranks, num_simulated, num_dropped, autocorrelation, conjugacy_error, 1e-4
+    )
+
+
+def joint(z=1.0, moved=0.9):
+    return calibration.JointTest(("log joint",), np.array([z]), {"means": moved}, 100, 0.01)
+
+
+def row(**parts):
+    return calibrate.Row("bento", parts.pop("backend", "gibbs"), parts.pop("kind", "mcmc"), **parts)
+
+
+@pytest.mark.parametrize(
+    "parts, verdict",
+    [
+        (dict(), "passed"),
+        (dict(p=1e-5), "FAILED"),
+        (dict(num_dropped=4), "passed"),
+        (dict(num_dropped=5), "not established"),
+        (dict(p=1e-5, num_dropped=5), "not established"),
+        (dict(autocorrelation=0.06), "not established"),
+        (dict(conjugacy_error=1e-3), "FAILED"),
+    ],
+)
+def test_verdict_of_a_calibration(parts, verdict):
+    assert calibrated(**parts).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "parts, ok",
+    [
+        (dict(joint=joint(), sbc=calibrated()), True),
+        (dict(joint=joint(z=5.0), sbc=calibrated()), False),
+        (dict(joint=joint(moved=0.1), sbc=calibrated()), False),
+        (dict(sbc=calibrated(p=1e-6)), False),
+        (dict(sbc=calibrated(p=1e-6), kind="approximate"), True),
+        (dict(sbc=calibrated(num_dropped=50)), True),
+        (dict(failed="RuntimeError: no"), False),
+    ],
+)
+def test_only_what_disproves_a_back_end_fails_the_table(parts, ok):
+    assert row(**parts).ok == ok
+
+
+@pytest.mark.parametrize("second, expected", [(0.5, "passed"), (1e-6, "FAILED")])
+def test_a_failing_cell_is_run_again_with_a_new_seed_and_four_times_the_data_sets(monkeypatch, second, expected):
+    asked = []
+
+    def fake(model, backend, seed, *, num_datasets, level, progress):
+        asked.append((seed, num_datasets))
+        return calibrated(p=1e-6 if len(asked) == 1 else second)
+
+    monkeypatch.setattr(sbc, "sbc", fake)
+    assert calibrate._calibrated(None, "gibbs", 3, 100, 1e-4, None).verdict == expected
+    assert asked == [(3, 100), (4, 400)]
+
+
+def test_a_mended_conjugate_draw_gets_no_second_run(monkeypatch):
+    monkeypatch.setattr(sbc, "sbc", lambda *args, **kwargs: calibrated(conjugacy_error=0.1))
+    assert calibrate._calibrated(None, "gibbs", 3, 100, 1e-4, None).verdict == "FAILED"
+
+
+def test_the_page_names_command_seed_versions_and_every_cell():
+    rows = [
+        row(joint=joint(), sbc=calibrated()),
+        row(joint=joint(moved=0.1), sbc=calibrated(num_dropped=50)),
+        row(backend="cavi", kind="approximate", sbc=calibrated(p=1e-6)),
+        row(backend="nuts", failed="RuntimeError: no"),
+    ]
+    table = calibrate.Table({"bento": {"means": 3e-16}}, rows, 7, False, 200, 120.0, 4)
+    text = calibrate.markdown(table, "zoo calibrate --out x.md --seed 7")
+    for words in (
+        "Made by `zoo calibrate --out x.md --seed 7` in 2 minutes; seed 7; mixture-zoo",
+        "| bento | gibbs | passed, 1.0 (2.6) | passed, 0.5 (0.0001) | 200 (0) |",
+        "FAILED, 1.0 (2.6), still: means | not established, 0.5 (0.0001) | 200 (50) |",
+        "| bento | cavi |  | fails, as an approximation may, 1e-06 (0.0001) | 200 (0) |",
+        "FAILED: RuntimeError: no",
+        "| bento | means | 3.0e-16 |",
+    ):
+        assert words in text, text
+    assert "Unfinished" not in text
+    assert "Unfinished: 4 of 9 cells." in calibrate.markdown(table._replace(num_cells=9), "zoo calibrate")
+    assert calibrate.as_json(table)["ok"] is False and len(calibrate.as_json(table)["rows"]) == 4
+
+
+def test_the_table_covers_every_model_of_the_zoo():
+    from zoo import MODELS
+
+    names = [model.name for model in calibrate.default_models()]
+    assert len(set(names)) == len(names) == len(MODELS) + 1
+    assert all(any(name.startswith(model) for name in names) for model in MODELS)
