@@ -3,6 +3,7 @@
 import inspect
 import platform
 import time
+import zlib
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -107,7 +108,8 @@ def calibrate(models, backends=None, seed=0, quick=False, num_datasets=None, pro
 def _joint(model, backend, kernel, seed, quick, level):
     replicates, steps = calibration.SIZES.get(backend, (20_000, 5))
     how = dict(num_replicates=replicates // QUICK if quick else replicates, num_steps=steps, level=level)
-    return calibration.joint_test(model, kernel, jax.random.key(seed), **how)
+    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(f"{model.name} {backend}".encode()))
+    return calibration.joint_test(model, kernel, key, **how)
 
 
 def _calibrated(model, backend, seed, num_datasets, level, progress):

@@ -25,6 +25,7 @@ import inference
 from diagnostics import calibration
 from inference import collapsed, conjugacy, enumeration, importance, labels, nuts, space
 
+LEVEL = 0.01  # of all joint tests together
 EVIDENCE = 4.0  # standard errors that an estimate of log evidence may be off
 RATIO = 1e-12  # largest error of a conjugate conditional that is rounding
 
@@ -51,6 +52,7 @@ class Mutation(NamedTuple):
     plant: Callable
     site: str = ""  # of a conjugate rule: the ratio test is run too
     num_steps: int | None = None
+    num_replicates: int | None = None  # more than `calibration.SIZES`, where the mistake changes little
 
 
 class Changed:
@@ -221,8 +223,25 @@ def mutations() -> list[Mutation]:
         patch(jacobian, "smc", full, space, "space_of", no_jacobian),
         rule("missing Hastings ratio", bento, "means", forgotten, accept=True),
         after("stale table: of the parameters before", "gibbs", bento, from_the_table_before, permute=False),
-        patch("stale gradient: of the labelling before", "nuts", often, nuts, "refresh", kept, num_steps=6),
-        patch("observation counted with the others", "collapsed", bento, collapsed, "left", not_taken_out),
+        patch(
+            "stale gradient: of the labelling before",
+            "nuts",
+            often,
+            nuts,
+            "refresh",
+            kept,
+            num_steps=6,
+            num_replicates=60_000,
+        ),
+        patch(
+            "observation counted with the others",
+            "collapsed",
+            bento,
+            collapsed,
+            "left",
+            not_taken_out,
+            num_replicates=100_000,
+        ),
         patch("off-by-one assignment", "gibbs", bento, labels, "draw_and_sum", one_too_many),
         *(patch(no_ratio, b, coffee, labels, "redraw", without_ratio) for b in ("gibbs", "metropolis", "nuts", "smc")),
         belief("means permuted, weights not", "gibbs", full, permute=all_but_the_weights),
@@ -248,11 +267,12 @@ EVIDENCE_MUTATIONS: dict[str, Callable] = {
 # -- testing -----------------------------------------------------------------------------------------------------------
 
 
-def joint(mutation, planted=True, num_replicates=None, seed=0) -> Found:
+def joint(mutation, planted=True, seed=0) -> Found:
     """The joint test of the sampler with the mistake in it, or of the right one."""
     model = mutation.model()
     replicates, steps = calibration.SIZES.get(mutation.backend, (20_000, 5))
-    how = dict(num_replicates=num_replicates or replicates, num_steps=mutation.num_steps or steps)
+    replicates = mutation.num_replicates or replicates
+    how = dict(num_replicates=replicates, num_steps=mutation.num_steps or steps, level=LEVEL / len(mutations()))
     context = mutation.plant(model) if planted else contextlib.nullcontext(build(mutation.backend, model))
     with context as sampler:
         result = calibration.joint_test(model, sampler, jax.random.key(seed), **how)
@@ -287,6 +307,11 @@ class Row(NamedTuple):
     wrong: Found
     right: Found
 
+    @property
+    def caught(self) -> bool:
+        """The mistake fails, and the right code does not."""
+        return self.wrong.fails and not self.right.fails
+
 
 def rows(report=None):
     """Every mistake under every test that should see it, each beside the right code; `report(row)` as they come."""
@@ -301,7 +326,7 @@ def rows(report=None):
     for mutation in mutations():
         model = mutation.model()
         for test in (joint, ratio) if mutation.site else (joint,):
-            key = (test, mutation.backend, model, mutation.site if test is ratio else mutation.num_steps)
+            key = (test, mutation.backend, model, mutation.site if test is ratio else mutation[-2:])
             if key not in rights:
                 rights[key] = test(mutation, planted=False)
             add(mutation.name, mutation.backend, model.name, test(mutation), rights[key])
@@ -314,8 +339,8 @@ def rows(report=None):
 NOTES = """\
 Made by `python -m diagnostics.mutations docs/mutations.md` (`make mutations`) in {minutes} minutes; {versions}.
 
-Each mistake is planted in a sampler by itself. Joint test: largest z over all functionals, familywise level .01. Ratio
-test: largest relative error. Enumeration: log evidence of eight observations, in standard errors. The right code under
+Each mistake is planted in a sampler by itself. Joint test: largest z over all functionals, level .01 for all joint
+tests of the table together. Ratio test: largest relative error. Enumeration: log evidence of eight observations, in standard errors. The right code under
 the same test stands beside each mistake.
 """
 
@@ -334,7 +359,7 @@ def markdown(made, seconds) -> str:
     ]
     for row in made:
         seen = row.wrong.test + (f", {row.wrong.functional}" if row.wrong.functional else "")
-        caught = seen if row.wrong.fails else f"NOT CAUGHT by {row.wrong.test}"
+        caught = seen if row.caught else f"NOT CAUGHT by {seen}" + ", the right code fails too" * row.right.fails
         values = number(row.wrong.value), number(row.right.value), number(row.wrong.allowed)
         lines.append(f"| {' | '.join([row.mutation, row.backend, row.model, caught, *values])} |")
     return "\n".join(lines) + "\n"
@@ -345,14 +370,16 @@ def main(argv) -> int:
     began = time.perf_counter()
 
     def report(row):
-        verdict = "caught" if row.wrong.fails else "NOT CAUGHT"
+        verdict = "caught" if row.caught else "NOT CAUGHT"
         values = f"{row.wrong.value:.3g}, right code {row.right.value:.3g}, allowed {row.wrong.allowed:.3g}"
         print(f"{verdict}: {row.mutation}, {row.backend} on {row.model}: {row.wrong.test} {values}", flush=True)
 
     made = rows(report)
     if argv:
         pathlib.Path(argv[0]).write_text(markdown(made, time.perf_counter() - began), encoding="utf-8")
-    return int(not all(row.wrong.fails and not row.right.fails for row in made))
+    missed = sum(not row.caught for row in made)
+    print(f"{len(made) - missed} of {len(made)} caught")
+    return int(missed > 0)
 
 
 if __name__ == "__main__":

@@ -64,3 +64,11 @@ def test_every_mistake_that_the_house_knows_is_planted():
 
 def test_a_test_that_gives_no_number_is_not_a_pass():
     assert mutations.Found("joint test", math.nan, 3.0).fails
+
+
+def test_a_mistake_that_the_right_code_shares_is_not_caught():
+    fails, passes = mutations.Found("joint test", 4.7, 3.4), mutations.Found("joint test", 2.0, 3.4)
+    caught = [mutations.Row("m", "gibbs", "bento", *pair).caught for pair in ((fails, passes), (fails, fails))]
+    assert caught == [True, False]
+    page = mutations.markdown([mutations.Row("m", "gibbs", "bento", fails, fails)], 60.0)
+    assert "NOT CAUGHT by joint test, the right code fails too" in page
