@@ -340,8 +340,8 @@ NOTES = """\
 Made by `python -m diagnostics.mutations docs/mutations.md` (`make mutations`) in {minutes} minutes; {versions}.
 
 Each mistake is planted in a sampler by itself. Joint test: largest z over all functionals, level .01 for all joint
-tests of the table together. Ratio test: largest relative error. Enumeration: log evidence of eight observations, in standard errors. The right code under
-the same test stands beside each mistake.
+tests of the table together. Ratio test: largest relative error. Enumeration: log evidence of eight observations, in
+standard errors. The right code under the same test stands beside each mistake: it must pass.
 """
 
 

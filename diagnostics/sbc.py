@@ -35,6 +35,8 @@ SHORT = dict(num_chains=4, num_warmup=250, num_draws=250)
 SETTINGS: dict[str, dict] = {
     "smc": dict(num_particles=64),
     "importance": dict(num_particles=20_000),
+    "cavi": dict(num_chains=4, num_draws=250, num_restarts=8),
+    "advi": dict(num_chains=4, num_draws=250, num_restarts=1, num_steps=1000),
     "enumeration": dict(num_chains=1, num_draws=NUM_RANKED),
 }
 
