@@ -380,10 +380,7 @@ def describe(model) -> dict:
         "component_parameters": list(model.component_leaves),
         "order_by": model.order_by,
         "relabels": bool(model.relabels),
-        "conjugate": {
-            rule.site: {"rule": rule.name, "draw": rule.conditional is not None, "m_step": rule.mode is not None}
-            for rule in conjugacy.rules(model)
-        },
+        "conjugate": {rule.site: _gives(model, rule) for rule in conjugacy.rules(model)},
         "data": None
         if data is None
         else {
@@ -397,6 +394,19 @@ def describe(model) -> dict:
             "variant": data.variant,
         },
         "backends": backends,
+    }
+
+
+def _gives(model, rule) -> dict:
+    """What a conjugate rule is good for in this model."""
+    from inference import cavi, conjugacy
+
+    return {
+        "rule": rule.name,
+        "draw": rule.conditional is not None,
+        "m_step": rule.mode is not None,
+        "variational": rule.name in cavi.FAMILIES and not model.observation_shapes["x"].shape,
+        "marginal": rule.collapsed is not None and conjugacy.collapsible(model) is None,
     }
 
 

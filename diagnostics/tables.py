@@ -10,6 +10,14 @@ LABELLINGS = (
 )
 TERSE = ("log_predictive", "co_clustering")  # functionals that a terminal shows as one line each
 
+# what a conjugate rule gives, as `zoo show` says it
+USES = {
+    "draw": "an exact draw",
+    "m_step": "a closed M-step",
+    "variational": "a closed variational update",
+    "marginal": "its integral",
+}
+
 
 def console(stderr=False):
     """Standard output or error; what is printed is never read as markup, since names have brackets."""
@@ -56,8 +64,8 @@ def print_model(out, found):
     out.print(f"    parameters of the components: {own}{unknown}")
     out.print("Conjugate sites, found from the declaration", style="bold")
     for site, gives in found["conjugate"].items():
-        uses = [use for key, use in (("draw", "an exact draw"), ("m_step", "a closed M-step")) if gives[key]]
-        out.print(f"    {site}: {gives['rule']}, gives {' and '.join(uses)}", soft_wrap=True)
+        uses = [use for key, use in USES.items() if gives[key]]
+        out.print(f"    {site}: {gives['rule']}; gives {', '.join(uses)}", soft_wrap=True)
     if not found["conjugate"]:
         out.print("    none")
     if found["data"]:

@@ -233,7 +233,7 @@ def test_show_writes_the_declaration_as_maths(capsys):
         "z ~ Categorical(probs=weights)",
         "x | z = k ~ Normal(loc=means[k], scale=scales[k])",
         "quadrature: refuses, ",
-        "variances: InverseGamma variance, gives an exact draw and a closed M-step",
+        "variances: InverseGamma variance; gives an exact draw, a closed M-step, a closed variational update",
         "gibbs: serves it",
         "exchangeable, relabelling changes nothing; a relabelling exists",
     ]:
