@@ -20,6 +20,7 @@ SHORT = {
     "em": dict(num_restarts=4, max_steps=50),
     "importance": dict(num_particles=2_000),
     "importance_joint": dict(num_particles=200),
+    "importance_modes": dict(num_particles=2_000, num_restarts=4),
     "smc": dict(num_particles=32, num_moves=1, max_moves=2),
     "enumeration": dict(num_chains=2, num_draws=60),
     "quadrature": dict(num_checks=1_000),
