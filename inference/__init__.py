@@ -74,6 +74,8 @@ def _unlike(name, value, default) -> str | None:
 
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"
+    if isinstance(default, str):
+        return None if isinstance(value, str) else "a name"
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if isinstance(default, float):
         if name == "target_accept":
