@@ -1,8 +1,8 @@
 """Sequential Monte Carlo from the prior to the posterior (Del Moral, Doucet & Jasra 2006, JRSS B 68, section 3.3.2).
 
-The paths between the two and the moves along them are those of `inference.tempering`. Measured, HMC along
-p(params) p(x | params)^t serves better than Gibbs draws along theirs: bento with everything unknown has runs that differ
-by .1 in log evidence against 3.8, a thousand points in three components by .2 against more than 20.
+The paths between the two and the moves along them are those of `inference.tempering`. Measured, HMC along its path
+serves better than Gibbs draws along theirs: bento with everything unknown has runs that differ by .1 in log evidence
+against 3.8, a thousand points in three components by .2 against more than 20.
 
 Particles are waste-free (Dau & Chopin 2022, JRSS B 84, algorithm 2): a few ancestors are resampled, all states of the
 chains that start there are the next particles. A run is unbiased for the evidence as far as temperatures and scales

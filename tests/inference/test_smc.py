@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import disable_x64
 from scipy import stats
 from scipy.special import logsumexp
 
-from diagnostics import calibration, compare
+from diagnostics import calibration, compare, verdicts
 from diagnostics.summaries import runs_mean
 from inference import fit, labels, loop, smc, tempering
 from inference.results import Cost
@@ -228,3 +229,12 @@ def test_a_comparison_judges_runs_by_their_spread():
     assert entry["usable"] and entry["verdict"].startswith("8 independent runs; agrees with quadrature")
     rows = [row for row in found.rows if row["backend"] == "smc" and row["mcse"] is not None]
     assert rows and all(row["ess_bulk"] is None and row["rhat"] is None for row in rows)
+    assert verdicts.failures(rows, degrees=7) == []
+
+
+def test_float32_gives_the_evidence_of_quadrature():
+    model = bento(scale=2.0, prior_mean=400.0, prior_sd=50.000002)  # a model of its own: dtypes are remembered with it
+    with disable_x64():
+        result = smc.smc(model, model.data.x.astype(np.float32), jax.random.key(1))
+    assert result.params["means"].dtype == np.float32
+    assert abs(result.log_evidence + 65.31374998981) <= 4 * result.log_evidence_se
