@@ -71,14 +71,15 @@ def varies(row: dict) -> bool:
     return row["mcse"] is not None or bool(row["sd"])
 
 
-def failures(rows: list[dict], num: int | None = None) -> list[str]:
+def failures(rows: list[dict], num: int | None = None, degrees: int | None = None) -> list[str]:
     """The rows that fail a test at level .001, as sentences; `num` comparisons are in the table (default: in `rows`).
 
     |z| above the Bonferroni quantile fails; so do bulk or tail ESS below 400, draws that are not finite, draws too few
-    to have an ESS, and constants that are not the reference's.
+    to have an ESS, and constants that are not the reference's. `degrees` as in `quantile`: of independent runs, their
+    number less one.
     """
     num = num or sum(row[name] is not None for row in rows for name in ("z", "z_sd"))
-    limit, least = quantile(num, TEST_LEVEL), least_ess(rows)
+    limit, least = quantile(num, TEST_LEVEL, degrees), least_ess(rows)
     failed = []
     for row in rows:
         if row["mean"] is None:

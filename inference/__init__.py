@@ -19,6 +19,7 @@ TABLE = {
     "em": ("inference.em", "point", True),
     "importance": ("inference.importance", "weighted", True),
     "importance_joint": ("inference.importance", "weighted", True),
+    "importance_modes": ("inference.importance_modes", "weighted", True),
     "smc": ("inference.smc", "weighted", False),
     "cavi": ("inference.cavi", "approximate", False),
     "advi": ("inference.advi", "approximate", False),

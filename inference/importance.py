@@ -45,7 +45,7 @@ def importance(
     """
     used = num_particles
     if not model.param_shapes:
-        used = max(1, min(num_particles, MAX_KNOWN, int(MAX_ENTRIES // _num_observations(x))))
+        used = max(1, min(num_particles, MAX_KNOWN, int(MAX_ENTRIES // num_observations_of(x))))
     draws = _run(model, _summed_out(model), x, key, used, num_resampled, block, progress)
     if used < num_particles:
         said = f"no unknown parameter: {used} particles of equal weight serve for {num_particles}"
@@ -62,7 +62,7 @@ def importance_joint(
     order K^-N, this collapses for all but the smallest data: it is here to be seen. Fields as in `importance`, with
     assignments (1, S, N) where S N is at most 5e7.
     """
-    program = _proposed(model, _num_observations(x), num_particles * _num_observations(x) <= MAX_ENTRIES)
+    program = _proposed(model, num_observations_of(x), num_particles * num_observations_of(x) <= MAX_ENTRIES)
     return _run(model, program, x, key, num_particles, num_resampled, block, progress)
 
 
@@ -71,7 +71,7 @@ def importance_joint(
 
 def weight_ess(log_weights) -> float:
     """(sum w)^2 / sum w^2 over all entries: effective draws (Kong 1992); 0 where no weight is positive."""
-    log_weights = _clean(log_weights)
+    log_weights = clean(log_weights)
     if not np.isfinite(log_weights.max()):
         return 0.0
     return float(np.exp(2 * logsumexp(log_weights) - logsumexp(2 * log_weights)))
@@ -83,7 +83,7 @@ def pareto_k(log_weights) -> float | None:
     Above .7 estimates from the weights cannot be trusted. None where all weights are equal (there is no tail);
     infinite where too few are positive for a fit.
     """
-    log_weights = _clean(log_weights)
+    log_weights = clean(log_weights)
     if not np.isfinite(log_weights.max()):
         return float("inf")
     if log_weights.min() == log_weights.max():
@@ -101,7 +101,7 @@ def log_evidence(log_weights) -> tuple[float | None, float | None]:
 
     A collapsed sample does not know its own error: with ESS near 1 the standard error is near 1 however far off it is.
     """
-    log_weights = _clean(log_weights)
+    log_weights = clean(log_weights)
     S, largest = len(log_weights), log_weights.max()
     if not np.isfinite(largest):
         return None, None
@@ -111,14 +111,14 @@ def log_evidence(log_weights) -> tuple[float | None, float | None]:
     return float(largest + np.log(w.mean())), float(w.std(ddof=1) / (np.sqrt(S) * w.mean()))
 
 
-def _clean(log_weights):
+def clean(log_weights):
     """Float64, flat; what is not a number, or infinite, weighs nothing."""
     flat = np.array(log_weights, np.float64).ravel()
     flat[~np.isfinite(flat)] = -np.inf
     return flat
 
 
-def _judge(log_weights):
+def judge(log_weights):
     """The sentences about these weights that a reader needs; none when they are usable."""
     said = []
     bad = int(np.sum(np.isnan(log_weights) | (log_weights == np.inf)))
@@ -144,13 +144,13 @@ def _run(model, program, x, key, num_particles, num_resampled, block, progress) 
         raise ValueError(f"num_particles and block should be at least 1, got {num_particles} and {block}")
     x = jax.tree.map(jnp.asarray, x)
     key_particles, key_resample = jax.random.split(key)
-    out, done, cost = _in_blocks(model, program, (key_particles, x), None, num_particles, block, progress)
+    out, done, cost = in_blocks(model, program, (key_particles, x), None, num_particles, block, progress)
     if done == 0:
         raise KeyboardInterrupt("interrupted before the first block of particles")
-    said = _judge(out["log_weights"])
+    said = judge(out["log_weights"])
     if done < num_particles:
         said += ("interrupted: only the finished part is here",)
-    log_weights = _clean(out["log_weights"])
+    log_weights = clean(out["log_weights"])
     value, error = log_evidence(log_weights)
     draws = Draws(
         params={name: leaf[None] for name, leaf in out["params"].items()},
@@ -164,18 +164,18 @@ def _run(model, program, x, key, num_particles, num_resampled, block, progress) 
         warnings=said,
     )
     if num_resampled and value is not None:
-        resampled, spent = _resample(model, x, key_resample, draws, num_resampled, block)
+        resampled, spent = resample(model, x, key_resample, draws, num_resampled, block)
         draws = draws._replace(resampled=resampled, cost=draws.cost + spent)
     return draws
 
 
-def _in_blocks(model, program, shared, rows, total, block, progress):
+def in_blocks(model, program, shared, rows, total, block, progress):
     """`program(indices, rows, *shared)` for indices 0..total-1, `block` at a time by one compiled program.
 
     Outputs as NumPy arrays with leading axis `done`, `done` (less than `total` after Ctrl-C), and the cost.
     """
     if block is None:
-        block = int(np.clip(CELLS // (_num_observations(shared[-1]) * model.num_components), 1, MAX_BLOCK))
+        block = int(np.clip(CELLS // (num_observations_of(shared[-1]) * model.num_components), 1, MAX_BLOCK))
     block = min(block, total)
 
     def arguments(first):
@@ -198,7 +198,7 @@ def _in_blocks(model, program, shared, rows, total, block, progress):
     return (jax.tree.map(lambda *leaves: np.concatenate(leaves), *outs) if outs else None), done, cost
 
 
-def _resample(model, x, key, draws, num, block):
+def resample(model, x, key, draws, num, block):
     """Equal-weight draws (1, num, ...) by systematic resampling (Kitagawa 1996), assignments included; and the cost."""
     key_pick, key_assign = jax.random.split(key)
     w = np.exp(draws.log_weights[0] - draws.log_weights[0].max())
@@ -208,8 +208,8 @@ def _resample(model, x, key, draws, num, block):
     assignments, cost = None, Cost()
     if draws.assignments is not None:
         assignments = draws.assignments[:, chosen]
-    elif num * _num_observations(x) <= MAX_ENTRIES:
-        out, done, cost = _in_blocks(model, _assign(model), (key_assign, x), params, num, block, None)
+    elif num * num_observations_of(x) <= MAX_ENTRIES:
+        out, done, cost = in_blocks(model, _assign(model), (key_assign, x), params, num, block, None)
         if done < num:
             raise KeyboardInterrupt
         assignments, cost = out[None], cost._replace(table_evaluations=num)
@@ -230,7 +230,7 @@ def _summed_out(model):
         assignments = jax.vmap(lambda key: labels.draw_assignments(key, table))(key_assign)
         return {"params": {}, "log_weights": log_weights, "assignments": assignments}
 
-    return _program(block)
+    return program_of(block)
 
 
 @functools.cache
@@ -247,7 +247,7 @@ def _proposed(model, num_observations, keep_assignments):
             out["assignments"] = choices["obs", "z"].astype(jnp.int32)
         return out
 
-    return _program(lambda keys, rows, x: jax.lax.map(lambda key: particle(key, x), keys))
+    return program_of(lambda keys, rows, x: jax.lax.map(lambda key: particle(key, x), keys))
 
 
 @functools.cache
@@ -255,10 +255,10 @@ def _assign(model):
     def one(key, params, x):
         return labels.draw_assignments(key, model.log_table(params, x))
 
-    return _program(lambda keys, rows, x: jax.vmap(one, in_axes=(0, 0, None))(keys, rows, x))
+    return program_of(lambda keys, rows, x: jax.vmap(one, in_axes=(0, 0, None))(keys, rows, x))
 
 
-def _program(block):
+def program_of(block):
     """jit of `block(keys, rows, x)`, given the indices whose keys they are."""
 
     def program(indices, rows, key, x):
@@ -267,5 +267,5 @@ def _program(block):
     return jax.jit(program)
 
 
-def _num_observations(x):
+def num_observations_of(x):
     return len(next(iter(x.values())) if isinstance(x, dict) else x)

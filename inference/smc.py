@@ -1,26 +1,37 @@
 """Sequential Monte Carlo from the prior to the posterior (Del Moral, Doucet & Jasra 2006, JRSS B 68, section 3.3.2).
 
-Particles target p(params) p(x | params)^t, assignments summed out, with t from 0 to 1. Each chain is a run of its own:
-the spread of the runs is the only honest error, since resampled copies are no independent draws.
+The paths between the two and the moves along them are those of `inference.tempering`. Measured, HMC along its path
+serves better than Gibbs draws along theirs: bento with everything unknown has runs that differ by .1 in log evidence
+against 3.8, a thousand points in three components by .2 against more than 20.
+
+Particles are waste-free (Dau & Chopin 2022, JRSS B 84, algorithm 2): a few ancestors are resampled, all states of the
+chains that start there are the next particles. A run is unbiased for the evidence as far as temperatures and scales
+are given; both adapt, an error of the order of 1/particles. Each chain of the result is a run of its own: the spread
+of the runs is the only honest error, since particles within a run share ancestors.
 """
 
+import concurrent.futures
 import functools
+import os
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import logsumexp
 
-from inference import labels, loop, space
+from inference import labels, loop, space, tempering
 from inference.results import Cost, Draws
 
-NUM_LEAPS = 5
+LENGTH = 16  # states that a chain from one ancestor gives
 STABLE = 0.5  # change of the log evidence under twice the moves that is still agreement
-KEEP = 0.9  # conditional ESS of a step in temperature, as a share of the particles
+KEEP = 0.6  # conditional ESS of a step in temperature, as a share of the particles
+LEAST = 0.4  # ... after the step: below, it is halved
+LARGEST_SE = 0.1  # of the log evidence: a larger one is said
 MAX_TEMPERATURES = 300
 BISECTIONS = 40
 TARGET_ACCEPT = 0.8
+CELLS = 2**13  # table cells that are worked on at once: what stays in the cache is faster
+CONJUGATE = 0.99  # share of conjugate draws accepted below which a rule does not fit
 
 
 def refuses(model, x) -> str | None:
@@ -31,39 +42,59 @@ def refuses(model, x) -> str | None:
 
 
 def smc(
-    model, x, key, *, num_runs=8, num_particles=256, num_moves=4, max_moves=32, permute=True, progress=None
+    model,
+    x,
+    key,
+    *,
+    num_runs=8,
+    num_particles=1024,
+    num_moves=1,
+    max_moves=8,
+    move="hmc",
+    permute=True,
+    progress=None,
 ) -> Draws:
     """C = `num_runs` independent runs of S = `num_particles`, each from the prior to the posterior.
 
-    The next temperature keeps the conditional ESS at KEEP S (bisection); resampling is systematic; then `num_moves`
-    Hamiltonian moves of all particles, followed by the labelling (`inference.labels`). Everything is repeated with
-    twice the moves until log evidence changes by at most STABLE; past `max_moves` there is no estimate of it.
+    The next temperature keeps about KEEP S effective particles; systematic resampling takes S / LENGTH ancestors, and
+    `num_moves` moves lie between one particle of a chain and the next. `move`: "gibbs" or "hmc", each followed by the
+    labelling (`inference.labels`). Everything is repeated with twice the moves until log evidence changes by at most
+    STABLE and has a standard error of at most LARGEST_SE. Past `max_moves`, without the first, or with an error above
+    STABLE, there is no estimate.
     `params` (C, S, ...), `log_weights` (C, S) the log evidence of each run: the mean weight is the evidence, and its
     standard error comes from the spread of the runs. Assignments are exact draws from the table.
     """
     if num_runs < 8:
         raise ValueError(f"num_runs should be at least 8, since errors come from the spread of runs; got {num_runs}")
+    if move not in tempering.MOVES:
+        raise ValueError(f"smc: move should be one of {', '.join(tempering.MOVES)}, got {move!r}")
     x = jax.tree.map(jnp.asarray, x)
-    previous, moves, cost = None, num_moves, Cost()
+    began = time.perf_counter()
+    untempered = tempering.untempered(model, x) if move == "gibbs" else ()
+    program = _run(model, num_particles, move, untempered, permute)
+    previous, moves, cost = None, num_moves, Cost(time.perf_counter() - began)
     while True:
-        particles, log_z, stats, spent = _run(
-            model, x, jax.random.fold_in(key, moves), num_runs, num_particles, moves, permute, progress
-        )
-        cost = cost + spent
-        value = float(logsumexp(log_z) - np.log(num_runs))
+        key_moves = jax.random.fold_in(key, moves)
+        u, stats, spent = _runs(model, program, x, key_moves, num_runs, num_particles, moves, progress)
+        cost, log_z = cost + spent, stats.pop("log_evidence")
+        value, error = _evidence(log_z)
         stable = previous is not None and abs(value - previous) <= STABLE
-        if stable or not np.isfinite(value) or 2 * moves > max_moves:
+        if (stable and error <= LARGEST_SE) or not np.isfinite(value) or 2 * moves > max_moves:
             break
         previous, moves = value, 2 * moves
     said: tuple[str, ...] = ()
-    error = None
-    if stable:
-        w = np.exp(log_z - log_z.max())
-        error = float(w.std(ddof=1) / (np.sqrt(num_runs) * w.mean()))
-    else:
-        said = (f"no estimate: unstable under more moves (up to {moves} a temperature); not usable",)
+    if not stable:
+        said = (f"no estimate: unstable under more moves (up to {moves} a particle); not usable",)
+    elif error > STABLE:
+        said = (f"no estimate: the runs disagree (standard error {error:.2g}); not usable: give more particles",)
+    elif error > LARGEST_SE:
+        said = (f"the log evidence has a standard error of {error:.2g}, above {LARGEST_SE}: more particles lower it",)
+    known = stable and error <= STABLE
+    if move == "gibbs" and stats["acceptance_rate"].min() < CONJUGATE:
+        rate = stats["acceptance_rate"].min()
+        said += (f"a conjugate conditional does not fit: as Metropolis-Hastings proposals {rate:.0%} were accepted",)
     finish = _finish(model)
-    arguments = (jax.random.fold_in(key, 0), particles, x)
+    arguments = (jax.random.fold_in(key, 0), u, x)
     ready, seconds, size = loop.compiled(finish, *arguments)
     started = time.perf_counter()
     params, assignments = jax.tree.map(np.asarray, ready(*arguments))
@@ -73,145 +104,178 @@ def smc(
         assignments=assignments,
         cost=cost,
         log_weights=np.repeat(log_z[:, None], num_particles, axis=1),
-        log_evidence=value if stable else None,
-        log_evidence_se=error,
+        log_evidence=value if known else None,
+        log_evidence_se=error if known else None,
         stats={name: np.repeat(leaf[:, None], num_particles, axis=1) for name, leaf in stats.items()},
         num_done=num_particles,
         warnings=said,
     )
 
 
-def _run(model, x, key, C, S, moves, permute, progress):
-    """Particles u (C, S, D), log evidence of every run (C,), stats, cost."""
-    draws = model.prior_draws(jax.random.fold_in(key, 0), C * S)
-    start = _start(model)
-    flat = start(draws, x)
-    u, log_lik = (leaf.reshape(C, S, *leaf.shape[1:]) for leaf in flat)
-    t, scale = jnp.zeros(C), jnp.full(C, 0.2)
-    program = _step(model, permute)
-    log_z, used, accepted = np.zeros(C), 0, np.zeros(C)
-    arguments = (key, u, log_lik, t, scale, moves, x)
-    ready, seconds, size = loop.compiled(program, *arguments)
+def _evidence(log_z):
+    """log of the mean of the runs' evidences, and its standard error from their spread."""
+    if not np.isfinite(log_z).any():
+        return -np.inf, np.inf
+    w = np.exp(log_z - log_z.max())
+    return float(log_z.max() + np.log(w.mean())), float(w.std(ddof=1) / (np.sqrt(len(w)) * w.mean()))
+
+
+def _runs(model, program, x, key, C, S, moves, progress):
+    """Particles u (C, S, D), stats (C,) of every run with its log evidence, cost; runs share the cores."""
+    arguments = []
+    for key_run in jax.random.split(key, C):
+        key_prior, key_run = jax.random.split(key_run)
+        arguments.append((key_run, model.prior_draws(key_prior, S), jnp.int32(moves), x))
+    ready, seconds, size = loop.compiled(program, *arguments[0])
     began = time.perf_counter()
-    while float(t.min()) < 1 and used < MAX_TEMPERATURES:
-        used += 1
-        u, log_lik, t, scale, increment, accept = ready(jax.random.fold_in(key, used), u, log_lik, t, scale, moves, x)
-        log_z, accepted = log_z + np.asarray(increment), np.asarray(accept)
-        if progress is not None:
-            progress(int(1000 * float(t.min())), 1000)
-    if float(t.min()) < 1:
-        log_z = np.full(C, -np.inf)
-    evaluations = C * S * used * moves * (NUM_LEAPS + 1)
-    cost = Cost(seconds, time.perf_counter() - began, C * S, evaluations, size)
-    return u, log_z, {"acceptance_rate": accepted, "num_temperatures": np.full(C, float(used))}, cost
-
-
-@functools.cache
-def _start(model):
-    of = space.space_of(model)
-    return jax.jit(
-        lambda draws, x: jax.lax.map(lambda p: (of.unconstrain(p), _finite(model.log_likelihood(p, x))), draws)
+    outs = []
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        futures = [pool.submit(lambda a: jax.tree.map(np.asarray, ready(*a)), one) for one in arguments]
+        try:
+            for future in futures:
+                outs.append(future.result())
+                if progress is not None:
+                    progress(len(outs), C)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    u, stats = jax.tree.map(lambda *leaves: np.stack(leaves), *outs)
+    evaluations = {name: int(stats.pop(name).sum()) for name in ("num_evaluations", "num_gradients")}
+    spent = Cost(
+        seconds, time.perf_counter() - began, evaluations["num_evaluations"], evaluations["num_gradients"], size
     )
+    return u, stats, spent
 
 
 @functools.cache
-def _step(model, permute):
-    """One temperature of every run: reweight, resample, move. `moves` is an argument, so one program serves all."""
+def _run(model, S, move, untempered, permute):
+    """The program of one run: (key, prior draws (S, ...), moves, x) -> u (S, D), stats."""
     of = space.space_of(model)
-    move = kernel(model, permute)
+    path = tempering.path_of(model, move)
+    kernel = (
+        tempering.gibbs_kernel(model, untempered, permute) if move == "gibbs" else tempering.hmc_kernel(model, permute)
+    )
+    spread = _spread(model)
+    num_ancestors = -(-S // LENGTH)
+    of_u = lambda u, t, x: _finite(path(of.constrain(u), t, x))
 
-    def run(args, moves, x):
-        key, u, log_lik, t, scale = args
-        S, D = u.shape
-        key_resample, key_moves = jax.random.split(key)
-        dt = next_step(log_lik, t)
-        log_w = dt * log_lik
-        log_w = jnp.where(dt > 0, log_w, 0.0)
-        increment = jax.nn.logsumexp(log_w) - jnp.log(S)
-        chosen = systematic(key_resample, log_w)
+    def advance(key, state, moves, x):
+        u, t, scale, log_z, i, _, used = state
+        key_resample, key_moves = jax.random.split(jax.random.fold_in(key, i))
+        each = lambda function, us: jax.lax.map(function, us, batch_size=_lanes(len(us), model, x))
+        here, slope = each(lambda u: jax.jvp(lambda t: of_u(u, t, x), (t,), (jnp.ones_like(t),)), u)
+        log_w = lambda dt: jnp.where(dt > 0, each(lambda u: of_u(u, t + dt, x), u) - here, 0.0)
+        dt = next_step(jnp.where(jnp.isnan(slope), -jnp.inf, slope), t)
+
+        def halve(tried):
+            dt = tried[0] / 2
+            return dt, log_w(dt), tried[2] + 1
+
+        too_far = lambda tried: (ess_of(tried[1]) < LEAST * S) & (tried[2] < BISECTIONS)
+        dt, log_w, looks = jax.lax.while_loop(too_far, halve, (2 * dt, jnp.full(S, -jnp.inf), jnp.int32(0)))
+        log_z = log_z + jax.nn.logsumexp(log_w) - jnp.log(S)
+        sd = spread(u, jax.nn.softmax(log_w)) if move == "hmc" else jnp.ones(of.size)
+        chosen = systematic(key_resample, log_w, num_ancestors)
         u, t = u[chosen], jnp.where(dt >= 1 - t, 1.0, t + dt)
-        sd = jnp.maximum(jnp.std(u, axis=0), 1e-6)
 
-        def body(i, carry):
+        def sweep(j, carry):
             u, scale, _ = carry
-            keys = jax.random.split(jax.random.fold_in(key_moves, i), S)
-            u, accept = jax.vmap(lambda key, u: move(key, u, t, scale, sd, x))(keys, u)
-            accept = accept.mean()
-            return u, scale * jnp.exp(accept - TARGET_ACCEPT), accept
+            keys = jax.random.split(jax.random.fold_in(key_moves, j), num_ancestors)
+            one = lambda at: kernel(at[0], at[1], t, scale, sd, x)
+            u, accept = jax.lax.map(one, (keys, u), batch_size=_lanes(num_ancestors, model, x))
+            return u, scale * jnp.exp(accept.mean() - TARGET_ACCEPT), accept.mean()
 
-        u, scale, accept = jax.lax.fori_loop(0, moves, body, (u, scale, jnp.zeros(())))
-        log_lik = jax.vmap(lambda u: _finite(model.log_likelihood(of.constrain(u), x)))(u)
-        return u, log_lik, t, scale, increment, accept
+        def chain(carry, j):
+            carry = jax.lax.fori_loop(j * moves, (j + 1) * moves, sweep, carry)
+            return carry, (carry[0], carry[2])
 
-    def step(key, u, log_lik, t, scale, moves, x):
-        keys = jax.random.split(key, len(t))
-        return jax.lax.map(lambda args: run(args, moves, x), (keys, u, log_lik, t, scale))
+        (_, scale, _), (us, accepts) = jax.lax.scan(chain, (u, scale, jnp.zeros_like(t)), jnp.arange(LENGTH))
+        return us.reshape(-1, us.shape[-1])[:S], t, scale, log_z, i + 1, accepts.mean(), used + looks
 
-    return jax.jit(step)
+    def run(key, draws, moves, x):
+        u = jax.vmap(of.unconstrain)(draws)
+        zero = jnp.zeros((), u.dtype)
+        state = (u, zero, zero + 0.2, zero, jnp.int32(0), zero, jnp.int32(0))
+        going = lambda state: (state[1] < 1) & (state[4] < MAX_TEMPERATURES)
+        u, t, _, log_z, i, accept, looks = jax.lax.while_loop(going, lambda s: advance(key, s, moves, x), state)
+        sweeps = i * num_ancestors * LENGTH * moves
+        stats = {
+            "log_evidence": jnp.where(t >= 1, log_z, -jnp.inf),
+            "acceptance_rate": accept,
+            "num_temperatures": i.astype(u.dtype),
+            "num_evaluations": looks * S + sweeps * (move == "gibbs"),
+            "num_gradients": i * S + sweeps * (tempering.NUM_LEAPS + 1) * (move == "hmc"),
+        }
+        return u, stats
+
+    return jax.jit(run)
 
 
-def kernel(model, permute):
-    """The move (key, u, t, scale, sd, x) -> u, acceptance probability, which leaves the law at temperature t alone."""
+def _lanes(n, model, x):
+    """How many of n particles are worked on at once: a divisor of n."""
+    rows = max(len(leaf) for leaf in jax.tree.leaves(x))
+    most = max(1, CELLS // (rows * model.num_components))
+    return max(d for d in range(1, n + 1) if n % d == 0 and d <= most)
+
+
+def _spread(model):
+    """(u (S, D), weights (S,)) -> standard deviations (D,) of the cloud with its components in order.
+
+    Labels that switch, as they do, would show the distance between components in place of the width of each. Rows
+    of a component parameter share their mean square, so that a scale belongs to no label.
+    """
     of = space.space_of(model)
-    relabel = labels.moves(model, permute)
+    leaves = [name for name in model.component_leaves if name in of.slices] if model.relabels else []
+    shapes = model.param_shapes
+    key = next((name for name in (model.order_by, *leaves) if name in leaves and shapes[name].shape), None)
 
-    def move(key, u, t, scale, sd, x):
-        """One Hamiltonian move (Neal 2011) with the cloud's scales for mass, then the labelling."""
-        key_momentum, key_jitter, key_accept, key_labels = jax.random.split(key, 4)
-        potential = lambda u: log_tempered(of.constrain(u), t, x) + of.log_det(u)
-        value_and_slope = jax.value_and_grad(potential)
-        eps = scale * sd * jax.random.uniform(key_jitter, (), minval=0.5, maxval=1.5)
-        p = jax.random.normal(key_momentum, u.shape)
-        value, slope = value_and_slope(u)
+    def ordered(u):
+        params = of.constrain(u)
+        first = params[key].reshape(model.num_components, -1)[:, 0]
+        return of.unconstrain(model.permute(params, jnp.argsort(jnp.argsort(first)).astype(jnp.int32)))
 
-        def leap(carry, _):
-            u, p, _, slope = carry
-            p = p + 0.5 * eps * slope
-            u = u + eps * p
-            value, slope = value_and_slope(u)
-            return (u, p + 0.5 * eps * slope, value, slope), None
+    def spread(u, w):
+        u = jax.vmap(ordered)(u) if key else u
+        u = jnp.where(jnp.isfinite(u) & (w > 0)[:, None], u, 0.0)
+        variance = w @ (u - w @ u) ** 2
+        for name in leaves:
+            rows = variance[of.slices[name]]
+            rows = rows.reshape(-1, int(np.prod(shapes[name].shape[1:], dtype=int)) or 1) if key else rows
+            shared = jnp.broadcast_to(rows.mean(axis=0), rows.shape).reshape(-1)
+            variance = variance.at[of.slices[name]].set(shared)
+        return jnp.maximum(jnp.sqrt(variance), 1e-6)
 
-        (there, p_there, value_there, _), _ = jax.lax.scan(leap, (u, p, value, slope), None, length=NUM_LEAPS)
-        log_accept = value_there - value + 0.5 * (p @ p - p_there @ p_there)
-        log_accept = jnp.where(jnp.isnan(log_accept), -jnp.inf, log_accept)
-        u = jnp.where(jnp.log(jax.random.uniform(key_accept)) < log_accept, there, u)
-        if relabel:
-            params = of.constrain(u)
-            identity = jnp.arange(model.num_components, dtype=jnp.int32)
-            log_density = lambda s: log_tempered(model.permute(params, s), t, x)
-            u = of.unconstrain(model.permute(params, labels.redraw(model, key_labels, identity, log_density)))
-        return u, jnp.exp(jnp.minimum(log_accept, 0.0))
-
-    def log_tempered(params, t, x):
-        return model.log_prior(params) + t * model.log_likelihood(params, x)
-
-    return move
+    return spread
 
 
-def next_step(log_lik, t):
-    """The largest dt <= 1 - t for which weights exp(dt log_lik) keep an ESS of KEEP times the particles."""
+def ess_of(log_w):
+    """(sum w)^2 / sum w^2; 0 where no weight is positive."""
+    ess = jnp.exp(2 * jax.nn.logsumexp(log_w) - jax.nn.logsumexp(2 * log_w))
+    return jnp.nan_to_num(ess, nan=0.0)
+
+
+def next_step(slope, t):
+    """The largest dt <= 1 - t for which weights exp(dt slope) keep an ESS of KEEP times the particles."""
 
     def ess(dt):
-        log_w = jnp.where(dt > 0, dt * log_lik, 0.0)
-        return jnp.exp(2 * jax.nn.logsumexp(log_w) - jax.nn.logsumexp(2 * log_w))
+        return ess_of(jnp.where(dt > 0, dt * slope, 0.0))
 
     def halve(_, bracket):
         low, high = bracket
         middle = 0.5 * (low + high)
-        enough = ess(middle) >= KEEP * len(log_lik)
+        enough = ess(middle) >= KEEP * len(slope)
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
     rest = 1 - t
     low, _ = jax.lax.fori_loop(0, BISECTIONS, halve, (jnp.zeros_like(rest), rest))
-    return jnp.where(ess(rest) >= KEEP * len(log_lik), rest, low)
+    return jnp.where(ess(rest) >= KEEP * len(slope), rest, low)
 
 
-def systematic(key, log_w):
-    """Ancestors by systematic resampling, one uniform for all (Kitagawa 1996)."""
-    S = len(log_w)
+def systematic(key, log_w, num):
+    """`num` ancestors by systematic resampling, one uniform for all (Kitagawa 1996)."""
     cumulative = jnp.cumsum(jax.nn.softmax(log_w))
-    places = (jax.random.uniform(key) + jnp.arange(S)) / S * cumulative[-1]
-    return jnp.minimum(jnp.searchsorted(cumulative, places, side="right"), S - 1)
+    places = (jax.random.uniform(key, dtype=log_w.dtype) + jnp.arange(num)) / num * cumulative[-1]
+    return jnp.minimum(jnp.searchsorted(cumulative, places, side="right"), len(log_w) - 1)
 
 
 @functools.cache
@@ -219,16 +283,17 @@ def _finish(model):
     """Constrained parameters and exact assignments of all particles."""
     of = space.space_of(model)
 
-    def one(key, u, x):
+    def one(at, x):
+        key, u = at
         params = of.constrain(u)
         return params, labels.draw_assignments(key, model.log_table(params, x))
 
     def finish(key, u, x):
         keys = jax.random.split(key, u.shape[:2])
-        return jax.vmap(jax.vmap(one, (0, 0, None)), (0, 0, None))(keys, u, x)
+        return jax.lax.map(lambda run: jax.lax.map(lambda at: one(at, x), run), (keys, u))
 
     return jax.jit(finish)
 
 
-def _finite(log_lik):
-    return jnp.where(jnp.isnan(log_lik), -jnp.inf, log_lik)
+def _finite(value):
+    return jnp.where(jnp.isnan(value), -jnp.inf, value)

@@ -22,6 +22,7 @@ SHORT = {
     "em": dict(num_restarts=4, max_steps=50),
     "importance": dict(num_particles=2_000),
     "importance_joint": dict(num_particles=200),
+    "importance_modes": dict(num_particles=2_000, num_restarts=4),
     "smc": dict(num_particles=32, num_moves=1, max_moves=2),
     "cavi": dict(num_chains=2, num_draws=30, num_restarts=2),
     "advi": dict(num_chains=2, num_draws=30, num_restarts=1, num_steps=50, num_particles=2),

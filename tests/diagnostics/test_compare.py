@@ -570,6 +570,10 @@ def test_failures_are_silent_for_a_good_row_and_speak_for_a_bad_one():
     assert "too small to test" in verdicts.failures([good | {"ess_tail": 100.0}])[0]
     assert "too small to test" in verdicts.failures([good | {"ess_tail": 100.0, "rhat": None}])[0]
     assert verdicts.failures([good | {"z": 3.8}]) and verdicts.failures([good | {"z": 3.8}], num=100) == []
+    # eight runs have a standard error with 7 degrees of freedom: two comparisons at .001 allow 6.1, not 3.5
+    runs = good | {"z": 5.0, "ess_bulk": None, "ess_tail": None}
+    assert verdicts.failures([runs]) and verdicts.failures([runs], degrees=7) == []
+    assert verdicts.failures([runs | {"z": 8.0}], degrees=7)
 
 
 def test_mixing_wants_a_thousand_effective_draws_and_a_small_rhat():

@@ -1,30 +1,63 @@
 """Tempered sequential Monte Carlo: evidence and means against quadrature, and what is said of too few moves."""
 
+import itertools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import disable_x64
+from scipy import stats
+from scipy.special import logsumexp
 
-from diagnostics import calibration, compare
+from diagnostics import calibration, compare, verdicts
 from diagnostics.summaries import runs_mean
-from inference import fit, labels, loop, smc
+from inference import fit, labels, loop, smc, tempering
+from inference.results import Cost
 from zoo import MODELS
 from zoo.models.bento import bento
 from zoo.models.coffee import coffee
+from zoo.models.three_gaussians import three_gaussians
 
 
+@pytest.mark.parametrize("move", tempering.MOVES)
 @pytest.mark.parametrize("name, known", [("bento", -65.31374998981), ("coffee", -118.54832326148525)])
-def test_evidence_is_that_of_quadrature(name, known):
-    result = fit(MODELS[name], "smc", seed=1)
-    assert result.log_evidence_se <= 0.1
+def test_evidence_is_that_of_quadrature(name, known, move):
+    result = fit(MODELS[name], "smc", seed=1, move=move)
+    assert result.log_evidence_se <= 0.1 and result.warnings == ()
     assert abs(result.log_evidence - known) <= 4 * result.log_evidence_se
+
+
+@pytest.mark.slow
+def test_evidence_of_a_thousand_points_is_stable_and_that_of_importance_sampling():
+    result, other = (fit(MODELS["three_gaussians"], name, seed=1) for name in ("smc", "importance_modes"))
+    assert abs(result.log_evidence - other.log_evidence) <= 4 * result.log_evidence_se
+    assert abs(result.log_evidence + 2548.0) <= 0.5 + 4 * result.log_evidence_se
+
+
+def test_the_stated_error_is_the_spread_over_independent_runs():
+    model = bento(scale=40.0)
+    results = [fit(model, "smc", seed=seed, num_particles=64, max_moves=2) for seed in range(40)]
+    z = np.array([(r.log_evidence + 110.44657957403284) / r.log_evidence_se for r in results])
+    # 40 times Student's t with 7 degrees of freedom, whose standard deviation is sqrt(7 / 5)
+    assert abs(z.mean()) < 4 * np.sqrt(7 / 5 / 40) and 0.5 < z.std() < 2
 
 
 def test_without_a_second_look_there_is_no_estimate():
     result = fit(MODELS["bento"], "smc", seed=1, num_particles=32, num_moves=1, max_moves=1)
     assert result.log_evidence is None and "unstable under more moves" in result.warnings[0]
+
+
+def test_runs_that_disagree_give_no_estimate(monkeypatch):
+    def far_apart(model, program, x, key, C, S, moves, progress):
+        stats = {"log_evidence": np.linspace(-75.0, -65.0, C), "acceptance_rate": np.full(C, 0.8)}
+        return np.full((C, S, 2), 400.0), stats, Cost()
+
+    monkeypatch.setattr(smc, "_runs", far_apart)
+    result = fit(MODELS["bento"], "smc", seed=1, num_particles=16)
+    assert result.log_evidence is None and result.log_evidence_se is None
+    assert result.warnings[0].startswith("no estimate: the runs disagree") and "not usable" in result.warnings[0]
 
 
 def test_next_temperature_keeps_the_stated_share_of_the_particles():
@@ -36,8 +69,8 @@ def test_next_temperature_keeps_the_stated_share_of_the_particles():
 
 def test_systematic_resampling_keeps_every_count_within_one_of_its_share():
     w = np.random.default_rng(1).dirichlet(np.ones(50))
-    counts = np.bincount(smc.systematic(jax.random.key(0), jnp.log(w)), minlength=50)
-    assert np.all(np.abs(counts - 50 * w) < 1)
+    counts = np.bincount(smc.systematic(jax.random.key(0), jnp.log(w), 20), minlength=50)
+    assert counts.sum() == 20 and np.all(np.abs(counts - 20 * w) < 1)
 
 
 def test_copies_within_a_run_do_not_shrink_the_error():
@@ -47,8 +80,17 @@ def test_copies_within_a_run_do_not_shrink_the_error():
     np.testing.assert_allclose([error, copied], f.mean(axis=1).std(ddof=1) / np.sqrt(8))
 
 
+# -- the moves -------------------------------------------------------------------------------------------------
+
+
+def kernel_of(model, move):
+    if move == "hmc":
+        return tempering.hmc_kernel(model, True)
+    return tempering.gibbs_kernel(model, tempering.untempered(model, jnp.asarray(model.data.x)), True)
+
+
 @pytest.mark.parametrize("t", [0.3, 1.0])
-def test_moves_leave_the_tempered_law_alone(t):
+def test_hmc_leaves_the_tempered_law_alone(t):
     """From draws of p(params) p(x | params)^t on a lattice, 50 moves later: means against sums over the lattice."""
     model, num = MODELS["bento"], 4000
     x = jnp.asarray(model.data.x)
@@ -59,7 +101,7 @@ def test_moves_leave_the_tempered_law_alone(t):
     log_prior = lambda u: model.log_prior(of.constrain(u)) + of.log_det(u)
     on_grid, prior_on_grid = jax.jit(lambda us: jax.lax.map(lambda u: (log_lik(u), log_prior(u)), us))(points)
     w = jax.nn.softmax(prior_on_grid + t * on_grid)
-    move = smc.kernel(model, True)
+    move = kernel_of(model, "hmc")
 
     def chain(key, u):
         step = lambda u, key: (move(key, u, t, 0.5, jnp.ones(2), x)[0], None)
@@ -72,30 +114,113 @@ def test_moves_leave_the_tempered_law_alone(t):
         assert abs(z) < 4
 
 
+SIX = np.array([352.0, 349.0, 420.0, 497.0, 503.0, 498.0])
+
+
+@pytest.mark.parametrize("t", [0.1, 0.3, 1.0])
+def test_gibbs_samples_the_law_with_components_alone_tempered(t):
+    """All 2^6 assignments in closed form: N(x; m, s)^t is N(x; m, s / sqrt(t)) times (2 pi s^2)^((1 - t) / 2) t^(-1/2).
+
+    From prior draws, which are far away, 30 sweeps lead to the enumerated sizes of component 0, moments of its mean,
+    and the evidence of the path at t is that of prior draws weighed by it.
+    """
+    model, x, s, num = bento(scale=40.0, weights=(0.7, 0.3)), jnp.asarray(SIX), 40.0, 20_000
+    every = np.array(list(itertools.product((0, 1), repeat=6)))
+    constant = 6 * ((1 - t) / 2 * np.log(2 * np.pi * s**2) - np.log(t) / 2)
+
+    def log_part(points):
+        n = len(points)
+        return stats.multivariate_normal(np.full(n, 400.0), 2500.0 + s**2 / t * np.eye(n)).logpdf(points) if n else 0.0
+
+    log_p = [sum(log_part(SIX[z == k]) for k in (0, 1)) + np.log([0.7, 0.3])[z].sum() for z in every]
+    log_z = logsumexp(log_p) + constant
+    p_z = np.exp(np.array(log_p) - logsumexp(log_p))
+    sizes = np.array([p_z[(every == 0).sum(axis=1) == n].sum() for n in range(7)])
+
+    of, path, move = smc.space.space_of(model), tempering.path_of(model, "gibbs"), kernel_of(model, "gibbs")
+    draws = model.prior_draws(jax.random.key(4), num)
+    w = np.exp(jax.vmap(lambda p: path(p, t, x))(draws) - log_z)
+    assert abs(w.mean() - 1) < 4 * w.std() / np.sqrt(num)
+
+    def chain(key, params):
+        keys = jax.random.split(key, 31)
+        step = lambda u, key: (move(key, u, t, 1.0, jnp.ones(2), x)[0], None)
+        u = jax.lax.scan(step, of.unconstrain(params), keys[1:])[0]
+        table = tempering.tempered_table(model, of.constrain(u), t, x)
+        return of.constrain(u)["means"][0], labels.draw_assignments(keys[0], table)
+
+    mean, z = jax.jit(jax.vmap(chain))(jax.random.split(jax.random.key(5), num), draws)
+    found = np.bincount((np.asarray(z) == 0).sum(axis=1), minlength=7) / num
+    assert np.all(np.abs(found - sizes) < 4.4 * np.sqrt(sizes * (1 - sizes) / num) + 1e-12)
+    n = (every == 0).sum(axis=1)
+    precision = 1 / 2500 + n * t / s**2
+    centre = (400 / 2500 + (every == 0) @ SIX * t / s**2) / precision
+    for f, known in [(mean, p_z @ centre), (mean**2, p_z @ (centre**2 + 1 / precision))]:
+        assert abs(f.mean() - known) < 4.4 * f.std() / np.sqrt(num)
+
+
+@pytest.mark.parametrize("name", ["bento_full", "coffee_full", "three_gaussians"])
+def test_conjugate_draws_are_exact_at_every_temperature(name):
+    """Their acceptance probability is 1: the weights' rule at r, the others' at t r."""
+    model = MODELS[name]
+    x = jnp.asarray(model.data.x)[:20]
+    of, move = smc.space.space_of(model), kernel_of(model, "gibbs")
+    us = jax.vmap(of.unconstrain)(model.prior_draws(jax.random.key(0), 256))
+    at = lambda key, u: move(key, u, 0.3, 1.0, jnp.ones(of.size), x)[1]
+    keys = jax.random.split(jax.random.key(1), 256)
+    accepted = jax.jit(lambda: jax.lax.map(lambda each: at(*each), (keys, us)))()  # gammas compile faster than by vmap
+    np.testing.assert_allclose(accepted, 1.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name, found", [("bento", ()), ("bento_full", ("weights",)), ("three_gaussians", ("weights",))]
+)
+def test_the_weights_alone_are_not_tempered(name, found):
+    assert tempering.untempered(MODELS[name], jnp.asarray(MODELS[name].data.x)) == found
+
+
+@pytest.mark.parametrize("move", tempering.MOVES)
 @pytest.mark.parametrize("build, scale", [(lambda: bento(scale=40.0), 0.3), (lambda: coffee(scale=20.0), 0.3)])
-def test_the_move_leaves_the_joint_law_invariant(build, scale):
+def test_the_move_leaves_the_joint_law_invariant(build, scale, move):
     model = build()
-    of, move = smc.space.space_of(model), smc.kernel(model, True)
-    sd = 10.0 * jnp.ones(of.size)
+    assert joint_test_of(model, move, scale, 10.0, 20_000).passed
+
+
+@pytest.mark.parametrize("move", tempering.MOVES)
+@pytest.mark.slow
+def test_the_move_leaves_the_joint_law_invariant_with_scales_unknown(move):
+    assert joint_test_of(three_gaussians(prior_scale=10.0), move, 0.3, 0.5, 5_000).passed
+
+
+def joint_test_of(model, move, scale, sd, num):
+    of, kernel = smc.space.space_of(model), kernel_of(model, move)
 
     class State(NamedTuple):
         u: jax.Array
 
     def step(key, i, state, x):
         key_move, key_assign = jax.random.split(key)
-        u = move(key_move, state.u, 1.0, scale, sd, x)[0]
+        u = kernel(key_move, state.u, 1.0, scale, sd * jnp.ones(of.size), x)[0]
         params = of.constrain(u)
         assignments = labels.draw_assignments(key_assign, model.log_table(params, x))
         return State(u), {"params": params, "assignments": assignments}
 
     sampler = loop.Sampler(lambda key, params, x: State(of.unconstrain(params)), step)
-    result = calibration.joint_test(model, sampler, jax.random.key(1), num_replicates=20_000, num_steps=3)
-    assert result.passed, result
+    result = calibration.joint_test(model, sampler, jax.random.key(1), num_replicates=num, num_steps=3)
+    print(result)
+    return result
 
 
 def test_too_few_runs_are_refused_in_a_sentence():
     with pytest.raises(ValueError, match="num_runs should be at least 8"):
         fit(MODELS["bento"], "smc", num_runs=4)
+
+
+def test_an_unknown_move_is_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="move should be one of gibbs, hmc, got 'nuts'"):
+        fit(MODELS["bento"], "smc", move="nuts")
+    with pytest.raises(ValueError, match="move should be a name, got 1"):
+        fit(MODELS["bento"], "smc", move=1)
 
 
 def test_a_comparison_judges_runs_by_their_spread():
@@ -104,3 +229,12 @@ def test_a_comparison_judges_runs_by_their_spread():
     assert entry["usable"] and entry["verdict"].startswith("8 independent runs; agrees with quadrature")
     rows = [row for row in found.rows if row["backend"] == "smc" and row["mcse"] is not None]
     assert rows and all(row["ess_bulk"] is None and row["rhat"] is None for row in rows)
+    assert verdicts.failures(rows, degrees=7) == []
+
+
+def test_float32_gives_the_evidence_of_quadrature():
+    model = bento(scale=2.0, prior_mean=400.0, prior_sd=50.000002)  # a model of its own: dtypes are remembered with it
+    with disable_x64():
+        result = smc.smc(model, model.data.x.astype(np.float32), jax.random.key(1))
+    assert result.params["means"].dtype == np.float32
+    assert abs(result.log_evidence + 65.31374998981) <= 4 * result.log_evidence_se
