@@ -17,7 +17,7 @@ from scipy import stats
 
 import inference
 from diagnostics.functionals import sorted_by
-from inference import conjugacy, labels, loop, smc, space
+from inference import conjugacy, labels, loop, smc, space, tempering
 from zoo import MODELS, probe
 
 BLOCK = 5_000  # replicates per compiled call
@@ -219,8 +219,8 @@ def frozen(build, model) -> dict:
 
 @functools.cache
 def smc_move(model) -> loop.Sampler:
-    """The move of `inference.smc` at temperature 1 as a chain, with assignments drawn from the table."""
-    of, move = space.space_of(model), smc.kernel(model, True)
+    """The default move of `inference.smc` at temperature 1 as a chain, with assignments drawn from the table."""
+    of, move = space.space_of(model), tempering.hmc_kernel(model, True)
     sd = _moments(model)[1]
 
     def step(key, i, state, x):

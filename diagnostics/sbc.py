@@ -33,7 +33,7 @@ GRID = 4  # the test looks at every fourth rank
 # settings of a run on one small data set; others: those of SHORT that they have
 SHORT = dict(num_chains=4, num_warmup=250, num_draws=250)
 SETTINGS: dict[str, dict] = {
-    "smc": dict(num_particles=64),
+    "smc": dict(num_particles=512),
     "importance": dict(num_particles=20_000),
     "cavi": dict(num_chains=4, num_draws=250, num_restarts=8),
     "advi": dict(num_chains=4, num_draws=250, num_restarts=1, num_steps=1000),
