@@ -252,6 +252,17 @@ def test_a_saddle_point_is_not_admissible():
     assert best_one.highest < -0.1
 
 
+def test_restarts_that_end_at_a_saddle_point_are_named_and_are_no_estimates(monkeypatch):
+    # nothing parts components again that merged while hot: all restarts end with equal components, and gradient zero
+    monkeypatch.setattr(module, "build", em_step.build.__wrapped__)
+    monkeypatch.setattr(em_step, "KEPT", 0.0)
+    model = three_gaussians()
+    result = em(model, model.data.x, KEY, prior=False, annealing=0.1, num_restarts=4)
+    assert set(result.ended) == {"saddle point"} and result.converged.all() and not result.admissible.any()
+    assert result.warnings[0] == NO_ESTIMATE and any("at a saddle point" in said for said in result.warnings)
+    assert result.standard_errors is None
+
+
 def _stationary_middle(model, x):
     """Where both means are equal and the gradient vanishes: one mean is as good as the other."""
     grad = jax.grad(lambda mean: model.log_density({"means": jnp.full(2, mean)}, x))
