@@ -21,7 +21,7 @@ from zoo.models.coffee import coffee
 from zoo.models.three_gaussians import three_gaussians
 
 
-@pytest.mark.parametrize("move", tempering.MOVES)
+@pytest.mark.parametrize("move", ["hmc", pytest.param("gibbs", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name, known", [("bento", -65.31374998981), ("coffee", -118.54832326148525)])
 def test_evidence_is_that_of_quadrature(name, known, move):
     result = fit(MODELS[name], "smc", seed=1, move=move)
@@ -159,7 +159,9 @@ def test_gibbs_samples_the_law_with_components_alone_tempered(t):
         assert abs(f.mean() - known) < 4.4 * f.std() / np.sqrt(num)
 
 
-@pytest.mark.parametrize("name", ["bento_full", "coffee_full", "three_gaussians"])
+@pytest.mark.parametrize(
+    "name", ["bento_full", *(pytest.param(n, marks=pytest.mark.slow) for n in ("coffee_full", "three_gaussians"))]
+)
 def test_conjugate_draws_are_exact_at_every_temperature(name):
     """Their acceptance probability is 1: the weights' rule at r, the others' at t r."""
     model = MODELS[name]
