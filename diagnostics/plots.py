@@ -314,7 +314,7 @@ def intervals(comparison) -> Figure | None:
             if row["mcse"] is not None:
                 error = 2 * math.hypot(row["mcse"], row["reference_error"] or 0.0) / sd
                 axis.plot([centre - error, centre + error], [y[f]] * 2, color=colour, lw=4, solid_capstyle="butt")
-            axis.plot(centre, y[f], "o", color=colour, ms=4.2, mec="white", mew=0.6)
+            axis.plot(centre, y[f], "o", color=colour, ms=4.2, mec="white", mew=0.6, clip_on=False)
         usable = comparison.backends.get(name, {}).get("usable", True)
         head = name.replace("_", "_\n") if len(names) > 4 else name
         axis.set_title(head + ("" if usable else "\n(not usable)"), loc="center", fontsize=8.5)

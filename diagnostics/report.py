@@ -134,6 +134,7 @@ def standing(comparison, name) -> Standing:
     elif word == "agrees":
         close = f"{verdicts.CLOSE:g} posterior standard deviations"
         text = f"Every quantity compared is within {close} of {source}, allowing for chance."
+        text += " Some could not be compared." if "left out" in verdict else ""
     elif word == "not mixed":
         text = "Its chains have not settled on one answer, so its numbers are not to be trusted yet."
         if verdicts.NO_RHAT in verdict or "too few draws to judge)" in verdict:
