@@ -178,6 +178,9 @@ def _points(result, model, x):
     variables = {name: _variable(name, np.asarray(leaf)[0], ("restart",), model, x) for name, leaf in values.items()}
     for name in ("log_density", "num_steps", "converged", "admissible", "gradient_norm"):
         variables[name] = (("restart",), np.asarray(getattr(result, name)))
+    for name, leaf in (result.standard_errors or {}).items():
+        dims, leaf = _variable(name, leaf, (), model, x)
+        variables[f"standard_error_{name}"] = (dims, leaf)
     attributes = {"prior": int(result.prior), "floor": float(result.floor), "ended": json.dumps(list(result.ended))}
     return _dataset(variables, model, x, attributes)
 

@@ -124,7 +124,12 @@ def test_points_have_restarts_and_no_posterior(tmp_path):
     means = np.array([[350.0, 500.0], [425.0, 425.0], [500.0, 350.0]])
     flags = np.array([True, False, True])
     result = PointMass({"means": means}, np.array([-67.0, -90.0, -67.0]), np.arange(3), flags, flags, np.zeros(3), COST)
+    ended, errors = np.array(["converged", "saddle point", "converged"]), {"means": np.array([0.7, 0.6])}
+    result = result._replace(ended=ended, standard_errors=errors)
     data = there_and_back(result, bento(), tmp_path / "em.nc", backend="em")
+    assert json.loads(data["point_estimates"].attrs["ended"]) == list(ended)
+    assert data["point_estimates"]["standard_error_means"].dims == ("component",)
+    np.testing.assert_array_equal(data["point_estimates"]["standard_error_means"], errors["means"])
     assert "posterior" not in data.groups() and data["point_estimates"]["means"].dims == ("restart", "component")
     np.testing.assert_array_equal(data["point_estimates"]["means"], means)
     np.testing.assert_array_equal(data["point_estimates"]["converged"], flags)
