@@ -41,7 +41,8 @@ def gibbs(
 
     A sweep draws every parameter given the assignments (conjugate conditionals of `inference.conjugacy`, univariate
     slice sampling in unconstrained space for the rest, Neal 2003), then all assignments at once from the table
-    (Diebolt & Robert 1994), then the labelling (`inference.labels`; `permute=False` switches it off).
+    (Diebolt & Robert 1994). Before a draw is kept its labelling is redrawn (`inference.labels`; `permute=False`
+    switches it off).
 
     Conjugate draws are checked during warmup: log joint(after) - log joint(before) + log q(before) - log q(after) must
     be 0. `stats["conjugacy_error"]` holds the largest |ratio| / (1 + |log joint|); above TOLERANCE the run restarts
@@ -79,30 +80,31 @@ def build(model, num_warmup: int, permute: bool = True, thin: int = 1, accept: b
         return State(params, labels.draw_assignments(key, model.log_table(params, x)))
 
     def step(key, i, state, x):
-        keys = jax.random.split(key, thin)
-        state, outs = jax.lax.scan(lambda state, key: sweep(key, i, state, x), state, keys)
-        out = {name: leaf[-1] for name, leaf in outs.items()}
-        return state, out | {
-            "params": state.params,
-            "assignments": state.assignments,
+        key_sweeps, key_labels = jax.random.split(key)
+        keys = jax.random.split(key_sweeps, thin)
+        (params, z), outs = jax.lax.scan(lambda state, key: sweep(key, i, state, x), state, keys)
+        lp, evaluations = outs["lp"][-1], outs["num_evaluations"].sum()
+        if moves:  # once a draw that is kept: K! densities cost more than a sweep
+            params, z, lp, used = labels.relabel(model, key_labels, params, z, lp, x)
+            evaluations += used
+        return State(params, z), {
+            "params": params,
+            "assignments": z,
+            "lp": lp,
             "conjugacy_error": outs["conjugacy_error"].max(),
-            "num_evaluations": outs["num_evaluations"].sum(),
+            "num_evaluations": evaluations,
         }
 
     def sweep(key, i, state, x):
-        key_params, key_slice, key_assign, key_labels = jax.random.split(key, 4)
+        key_params, key_slice, key_assign = jax.random.split(key, 3)
         params, z = state
         params, error = draw_conjugate(key_params, i, params, z, x)
         evaluations = jnp.int32(1) + jnp.where(i < num_checked, len(rules) + 1, 0)
         if others:
             params, used = draw_others(key_slice, params, z, x)
             evaluations += used
-        table = model.log_table(params, x)
-        z, log_likelihoods = labels.draw_and_sum(key_assign, table)
+        z, log_likelihoods = labels.draw_and_sum(key_assign, model.log_table(params, x))
         lp = model.log_prior(params) + log_likelihoods.sum()
-        if moves:
-            params, z, lp, used = labels.relabel(model, key_labels, params, z, lp, x)
-            evaluations += used
         return State(params, z), {"lp": lp, "conjugacy_error": error, "num_evaluations": evaluations}
 
     def draw_conjugate(key, i, params, z, x):
