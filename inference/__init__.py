@@ -67,8 +67,11 @@ def check_settings(backend: str, settings: dict) -> None:
     for name, value in settings.items():
         if name not in known:
             raise ValueError(f"{backend} has no setting {name!r}: {nearest(name, known)}")
-        choices = typing.get_args(known[name].annotation)  # of a Literal
-        wanted = _not_among(value, choices) if choices else _unlike(name, value, known[name].default)
+        annotation = known[name].annotation
+        if typing.get_origin(annotation) is typing.Literal:
+            wanted = _not_among(value, typing.get_args(annotation))
+        else:
+            wanted = _unlike(name, value, known[name].default)
         if wanted:
             raise ValueError(f"{backend}: {name} should be {wanted}, got {value!r}")
 
