@@ -7,6 +7,7 @@ folder are looked at before JAX is loaded.
 import json
 import pathlib
 import sys
+import textwrap
 
 from diagnostics import tables
 from diagnostics.cli import prepare
@@ -14,6 +15,7 @@ from diagnostics.cli import prepare
 
 def list_models(args) -> int:
     """`zoo list`: the catalogue, as a table or as JSON."""
+    import inference
     from zoo import catalogue
 
     entries = list(catalogue().values())
@@ -37,7 +39,18 @@ def list_models(args) -> int:
     for row in (head, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     print("\nlabels: alike when relabelling the components changes nothing; exact: the posterior is known exactly")
+    print("\n" + textwrap.fill(f"Back ends: {', '.join(inference.TABLE)}. Those that serve each model:", 100))
+    for entry in entries:
+        print(f"{entry['name'].ljust(widths[0])}  {_some(entry['backends'], list(inference.TABLE))}")
     return 0
+
+
+def _some(chosen, every) -> str:
+    """`chosen` of `every`, the shorter way."""
+    left = [name for name in every if name not in chosen]
+    if len(left) >= len(chosen):
+        return ", ".join(chosen)
+    return f"all but {', '.join(left)}" if left else "all"
 
 
 def show(args) -> int:

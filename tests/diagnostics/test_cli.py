@@ -71,6 +71,13 @@ def test_list_as_json_has_the_documented_keys(capsys):
     } == set(found["models"][0])
 
 
+def test_list_says_which_back_ends_serve_each_model(capsys):
+    assert cli.main(["list"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.split("each model:\n")[1].splitlines())
+    assert lines["bento_known"] == "enumeration, gibbs, importance, importance_joint"
+    assert lines["coffee"] == "all but enumeration"
+
+
 BAD = [
     ("calibrate gibbs", "gibbs is a back end; name a model before it: zoo calibrate MODEL gibbs"),
     ("calibrate bento gibs", "no back end named 'gibs': did you mean 'gibbs'?"),
