@@ -127,7 +127,7 @@ COLUMNS = ("model", "back end", "joint test: largest z (allowed)", "SBC: least p
 
 NOTES = """\
 - **Joint test** of every kernel, adaptation off: {joint:,} exact draws of parameters, assignments and 8 observations
-  (NUTS: {gradients:,}), a few steps of the kernel, paired differences of functionals: z of the worst. The bound is
+  ({others}), a few steps of the kernel, paired differences of functionals: z of the worst. The bound is
   familywise .01 over the table. A kernel that does not move fails.
 - **SBC** of every back end whole: {num_datasets} simulated data sets of 10 observations, the generating value of each
   quantity ranked among {ranked} draws: the smallest exact p-value of the ranks' empirical distribution function. The
@@ -164,7 +164,8 @@ def versions() -> str:
 
 def markdown(table: Table, command: str) -> str:
     """The table as a page, with what made it."""
-    joint, gradients = (size // (QUICK if table.quick else 1) for size in (20_000, calibration.SIZES["nuts"][0]))
+    share = QUICK if table.quick else 1
+    others = ", ".join(f"{name}: {size // share:,}" for name, (size, _) in calibration.SIZES.items())
     row_of = lambda texts: f"| {' | '.join(texts)} |"
     lines = [
         "# Proof of the samplers",
@@ -173,7 +174,7 @@ def markdown(table: Table, command: str) -> str:
         *([f"Unfinished: {len(table.rows)} of {table.num_cells} cells."] if len(table.rows) < table.num_cells else []),
         "",
         NOTES.format(
-            joint=joint, gradients=gradients, num_datasets=table.num_datasets, ranked=sbc.NUM_RANKED, again=AGAIN
+            joint=20_000 // share, others=others, num_datasets=table.num_datasets, ranked=sbc.NUM_RANKED, again=AGAIN
         ),
         row_of(COLUMNS),
         row_of(["---"] * len(COLUMNS)),
