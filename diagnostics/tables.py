@@ -3,7 +3,7 @@
 import contextlib
 import sys
 
-WIDTH = 110  # of tables that do not go to a terminal
+WIDTH = 130  # of tables that do not go to a terminal
 LABELLINGS = (
     "mass: given each draw up to its labels, so it says nothing about switching; "
     "share: how often the draws were in this order"
@@ -99,7 +99,8 @@ def _table(title, *columns):
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", overflow="fold")
+        head = column.replace("_", "_\n") if i else column  # long names of back ends break there
+        table.add_column(head, justify="right" if i else "left", overflow="fold", no_wrap=not i)
     return table
 
 
@@ -110,7 +111,8 @@ def _functionals(comparison):
     names = [
         name
         for name in comparison.results
-        if any(row["backend"] == name and _z_or_value(row, comparison) for row in comparison.rows)
+        if name != reference.source
+        and any(row["backend"] == name and _z_or_value(row, comparison) for row in comparison.rows)
     ]
     title = "Posterior: z of each mean against the reference (= or ≠: did not vary; em: its value)"
     table = _table(title, "functional", "mean", "sd", *names)
@@ -163,10 +165,11 @@ def _costs(comparison):
 def _labellings(comparison):
     """The mass of each labelling, and beside a chain back end's the share of its draws in that order."""
     masses, shares = comparison.labellings, comparison.labelling_shares
-    names = ["reference"] * ("reference" in masses) + [name for name in masses if name != "reference"]
+    source = comparison.reference.source if "reference" in masses else None  # the reference's own are there once
+    names = ["reference"] * ("reference" in masses) + [n for n in masses if n not in ("reference", source)]
     columns = [(name, kind) for name in names for kind in ("mass", "share") if kind == "mass" or name in shares]
     title = "Labellings (components in ascending order): mass, and share of the draws"
-    table = _table(title, "labelling", *(f"{name} {kind}" for name, kind in columns))
+    table = _table(title, "labelling", *(f"{name}\n{kind}" for name, kind in columns))
     table.caption, table.caption_justify = LABELLINGS, "left"
     for labelling in sorted(next(iter(masses.values()))):
         cells = []
