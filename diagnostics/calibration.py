@@ -23,7 +23,7 @@ from zoo import MODELS, probe
 BLOCK = 5_000  # replicates per compiled call
 MOVED = 0.5  # least share of replicates in which the kernel must have changed a parameter, or the partition
 STEP = 0.4  # frozen step sizes, in units of the smallest prior standard deviation in unconstrained space
-SMC_STEP = 0.3  # of the sequential Monte Carlo move, in units of each prior standard deviation
+SMC_STEP = 0.1  # of the sequential Monte Carlo move, in units of each prior standard deviation
 
 # replicates and steps of a joint test where gradients make a step slow; others: the defaults of `joint_test`
 SIZES = {"nuts": (2_000, 3), "smc": (10_000, 3)}
