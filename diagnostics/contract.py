@@ -45,7 +45,7 @@ def check(model: Mixture) -> dict[str, Finding]:
 def twin_equals_table(model: Mixture) -> Finding:
     """|twin - table| <= 1e-10 (1 + |log density|) at 50 random points."""
     if model.twin is None:
-        return Finding(True, "no twin to compare")
+        return Finding(True, "no hand-written twin to compare")
     params, x = _points(model)
     ours = _each(model.log_density)(params, x)
     twin = _each(lambda p, x: log_density(model.twin, (x,), {}, p)[0])(params, x)

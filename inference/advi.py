@@ -47,9 +47,7 @@ def refuses(model, x) -> str | None:
     discrete = [name for name, leaf in model.param_shapes.items() if not jnp.issubdtype(leaf.dtype, jnp.floating)]
     if discrete:
         return f"{', '.join(discrete)} is discrete; a Normal approximates continuous parameters"
-    if model.twin is None:
-        return "the model has no NumPyro twin; give Mixture(twin=...) the same density as a NumPyro model"
-    return None
+    return model.lacks_twin
 
 
 def advi(
@@ -182,7 +180,7 @@ class _Fitting:
             v = numpyro.sample("v", dist.ImproperUniform(constraints.real_vector, (), (of.size,)))
             u = centre + root @ v
             with numpyro.handlers.block():  # the twin's own sites are no sites of this model
-                twin_density = log_density(model.twin, (x,), {}, of.constrain(u))[0]
+                twin_density = log_density(model.numpyro_model, (x,), {}, of.constrain(u))[0]
             numpyro.factor("log_density", twin_density + of.log_det(u))
 
         start = init_to_value(values={"v": jnp.zeros(of.size)})
@@ -195,7 +193,7 @@ class _Fitting:
             centre = of.unconstrain(params)
 
             def energy(u):
-                return -(log_density(model.twin, (x,), {}, of.constrain(u))[0] + of.log_det(u))
+                return -(log_density(model.numpyro_model, (x,), {}, of.constrain(u))[0] + of.log_det(u))
 
             curvature = jax.hessian(energy)(centre)
             curvature = jnp.where(jnp.isfinite(curvature).all(), curvature, jnp.eye(of.size))

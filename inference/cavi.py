@@ -89,7 +89,7 @@ def refuses(model, x) -> str | None:
     served = {rule.site for rule in _rules(model)}
     others = [name for name in model.param_shapes if name not in served]
     if others:
-        return f"no closed-form update for {', '.join(others)}; advi serves models with a NumPyro twin"
+        return f"no coordinate-ascent update is built for {', '.join(others)}; advi serves models with a NumPyro twin"
     return None
 
 

@@ -24,6 +24,7 @@ CELLS = 2**20  # table cells in one block: 8 MiB in float64, and some ten arrays
 MAX_BLOCK = 2**15  # particles in one block
 MAX_ENTRIES = 5e7  # assignments are kept when particles times observations are at most this
 MAX_KNOWN = 10_000  # particles when nothing but the assignments is unknown: all weights are equal
+FEW_ESS = 10  # below: the weights have collapsed, and there is no estimate of the evidence
 MIN_ESS, MAX_K = 100, 0.7  # usable: weight ESS at least, Pareto k at most (Vehtari et al. 2024, section 3)
 
 
@@ -128,7 +129,7 @@ def judge(log_weights):
     if ess == 0:
         return (*said, "no particle has a positive weight: there is no estimate; not usable")
     if ess < MIN_ESS and k is not None:
-        what = "the weights have collapsed" if ess < 10 else "few effective draws"
+        what = "the weights have collapsed" if ess < FEW_ESS else "few effective draws"
         said.append(f"{what}: the {log_weights.size} weights are worth {ess:.3g} draws; not usable")
     if k is not None and k > MAX_K:
         shown = f"{k:.2f}" if np.isfinite(k) else "infinite"
@@ -152,6 +153,9 @@ def _run(model, program, x, key, num_particles, num_resampled, block, progress) 
         said += ("interrupted: only the finished part is here",)
     log_weights = clean(out["log_weights"])
     value, error = log_evidence(log_weights)
+    if 0 < weight_ess(log_weights) < FEW_ESS and log_weights.size >= MIN_ESS:  # its standard error means nothing either
+        value = error = None
+        said += ("no estimate of the evidence from such weights",)
     draws = Draws(
         params={name: leaf[None] for name, leaf in out["params"].items()},
         assignments=out["assignments"][None] if "assignments" in out else None,
@@ -163,7 +167,7 @@ def _run(model, program, x, key, num_particles, num_resampled, block, progress) 
         interrupted=done < num_particles,
         warnings=said,
     )
-    if num_resampled and value is not None:
+    if num_resampled and np.isfinite(log_weights).any():
         resampled, spent = resample(model, x, key_resample, draws, num_resampled, block)
         draws = draws._replace(resampled=resampled, cost=draws.cost + spent)
     return draws

@@ -56,7 +56,7 @@ def smc(
 ) -> Draws:
     """C = `num_runs` independent runs of S = `num_particles`, each from the prior to the posterior.
 
-    The next temperature keeps about KEEP S effective particles; systematic resampling takes S / LENGTH ancestors, and
+    The next temperature keeps about KEEP S effective particles (the first at least LEAST S); systematic resampling takes S / LENGTH ancestors, and
     `num_moves` moves lie between one particle of a chain and the next. `move`: "gibbs" or "hmc", each followed by the
     labelling (`inference.labels`). Everything is repeated with twice the moves until log evidence changes by at most
     STABLE and has a standard error of at most LARGEST_SE. Past `max_moves`, without the first, or with an error above
@@ -83,7 +83,11 @@ def smc(
             break
         previous, moves = value, 2 * moves
     said: tuple[str, ...] = ()
-    if not stable:
+    if not np.isfinite(value):
+        said = ("no estimate: no run reached the posterior with a finite density; check the units of x, or the prior",)
+    elif previous is None:
+        said = ("no estimate: nothing to compare it with; not usable: max_moves should be at least twice num_moves",)
+    elif not stable:
         said = (f"no estimate: unstable under more moves (up to {moves} a particle); not usable",)
     elif error > STABLE:
         said = (f"no estimate: the runs disagree (standard error {error:.2g}); not usable: give more particles",)

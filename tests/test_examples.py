@@ -12,7 +12,7 @@ import pytest
 
 from diagnostics import calibration, contract
 from diagnostics.cli import main
-from inference import gibbs
+from inference import conjugacy, gibbs
 from zoo.load import load
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
@@ -37,8 +37,8 @@ def test_a_model_in_one_file_keeps_the_contract(queues):
     assert not broken
 
 
-def test_gibbs_serves_a_model_without_conjugate_rules(queues):
-    # Gamma rates of exponential components have no rule yet: slice sampling draws them, and the joint test holds it
+def test_gibbs_serves_a_model_in_one_file_by_the_rule_that_it_meets(queues):
+    assert [rule.name for rule in conjugacy.rules(queues)] == ["Gamma rate, exponential"]
     result = calibration.joint_test(queues, gibbs.build(queues, 0), jax.random.key(0))
     assert result.passed, result
 

@@ -155,7 +155,7 @@ def test_it_says_that_it_approximates_and_what_is_wrong_with_a_run():
 
 
 def test_a_model_with_a_site_that_is_not_conjugate_is_refused_by_the_name_of_the_site():
-    with pytest.raises(Refused, match="no closed-form update for scales"):
+    with pytest.raises(Refused, match="no coordinate-ascent update is built for scales"):
         fit(MODELS["three_gaussians"], "cavi")
 
 

@@ -11,7 +11,7 @@ from inference.results import Draws
 from zoo.models.bento import bento
 from zoo.models.coffee import coffee
 
-CHAINS = ("gibbs", "metropolis", "nuts")
+CHAINS = ("gibbs", "collapsed", "metropolis", "nuts")
 SETTINGS = dict(num_chains=2, num_warmup=20, num_draws=40)
 
 
