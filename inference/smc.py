@@ -56,11 +56,11 @@ def smc(
 ) -> Draws:
     """C = `num_runs` independent runs of S = `num_particles`, each from the prior to the posterior.
 
-    The next temperature keeps about KEEP S effective particles (the first at least LEAST S); systematic resampling takes S / LENGTH ancestors, and
-    `num_moves` moves lie between one particle of a chain and the next. `move`: "gibbs" or "hmc", each followed by the
-    labelling (`inference.labels`). Everything is repeated with twice the moves until log evidence changes by at most
-    STABLE and has a standard error of at most LARGEST_SE. Past `max_moves`, without the first, or with an error above
-    STABLE, there is no estimate.
+    The next temperature keeps about KEEP S effective particles (the first at least LEAST S); systematic resampling
+    takes S / LENGTH ancestors, and `num_moves` moves lie between one particle of a chain and the next. `move`: "gibbs"
+    or "hmc", each followed by the labelling (`inference.labels`). Everything is repeated with twice the moves until log
+    evidence changes by at most STABLE and has a standard error of at most LARGEST_SE. Past `max_moves`, without the
+    first, or with an error above STABLE, there is no estimate.
     `params` (C, S, ...), `log_weights` (C, S) the log evidence of each run: the mean weight is the evidence, and its
     standard error comes from the spread of the runs. Assignments are exact draws from the table.
     """
