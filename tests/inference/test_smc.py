@@ -221,7 +221,7 @@ def test_too_few_runs_are_refused_in_a_sentence():
 def test_an_unknown_move_is_refused_in_a_sentence():
     with pytest.raises(ValueError, match="move should be one of gibbs, hmc, got 'nuts'"):
         fit(MODELS["bento"], "smc", move="nuts")
-    with pytest.raises(ValueError, match="move should be a name, got 1"):
+    with pytest.raises(ValueError, match="move should be text like 'hmc', got 1"):
         fit(MODELS["bento"], "smc", move=1)
 
 
