@@ -256,7 +256,8 @@ def usable(weight_ess: float, pareto_k: float) -> bool:
 
 def of_weights(rows, source, num_draws, weight_ess, pareto_k, evidence, reference_evidence) -> str:
     """`evidence` and `reference_evidence` are (log evidence, standard error), each None where unknown."""
-    figures = f"effective sample size of the weights {weight_ess:.3g}, Pareto k {pareto_k:.2f}"
+    size = f"{weight_ess:,.0f}" if weight_ess >= FEW_ESS else f"{weight_ess:.3g}"
+    figures = f"effective sample size of the weights {size}, Pareto k {pareto_k:.2f}"
     right = evidence_agrees(evidence, reference_evidence)
     says = _evidence_says(evidence, reference_evidence, right)
     if usable(weight_ess, pareto_k) and not_finite(rows):
