@@ -21,7 +21,10 @@ from inference.results import Draws, Exact, PointMass
 from zoo.mixture import _COUNTS
 
 # Okabe & Ito (2008), without yellow, which is too light for lines on white
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666", "#8B5A2B")
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666", "#8B5A2B"),
+    *("#882255", "#999933", "#332288", "#DD8888", "#117733"),
+)
 MARKERS = "os^DvPX*"
 INK, GREY, PALE = "#222222", "#8a8a8a", "#d9d9d9"
 STYLE: dict[Any, Any] = {
