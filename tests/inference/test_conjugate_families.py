@@ -75,7 +75,7 @@ def rates(shape):
 
 
 def vector_means():
-    return {"means": normal(np.array([[0.0, 1.0], [1.0, -1.0]]), np.array([1.0, 2.0])) @ "means"}
+    return {"means": normal(np.array([[0.0, 0.5], [0.5, -0.5]]), np.array([0.5, 0.4])) @ "means"}
 
 
 def diagonal():
