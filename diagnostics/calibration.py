@@ -21,7 +21,7 @@ from inference import conjugacy, labels, loop, smc, space, tempering
 from zoo import MODELS, probe
 
 BLOCK = 5_000  # replicates per compiled call
-MOVED = 0.1  # least share of replicates in which the kernel must have changed a parameter, or the partition: 0 if still
+MOVED = 0.5  # least share of replicates in which the kernel must have changed a parameter, or the partition
 STEP = 0.4  # frozen step sizes, in units of the smallest prior standard deviation in unconstrained space
 SMC_STEP = 0.1  # of the sequential Monte Carlo move, in units of each prior standard deviation
 

@@ -32,7 +32,9 @@ CELLS = [pytest.param(name, moves, id=f"{name}-{'+'.join(moves)}") for name in W
 def test_each_move_leaves_the_joint_law_invariant(name, moves):
     model, step_size = WIDE[name]
     sampler = metropolis.build(model, 0, step_size=step_size, moves=moves)
-    result = calibration.joint_test(model, sampler, jax.random.key(1), **FULL, level=0.01 / len(CELLS))
+    steps = 30 if moves == ("block",) else 5  # alone it moves few assignments a step
+    how = dict(num_replicates=20_000, num_steps=steps, level=0.01 / len(CELLS))
+    result = calibration.joint_test(model, sampler, jax.random.key(1), **how)
     assert result.passed, result
 
 
