@@ -17,7 +17,7 @@ from scipy import stats
 
 import inference
 from diagnostics.functionals import sorted_by
-from inference import conjugacy, labels, loop, smc, space, tempering
+from inference import conjugacy, labels, loop, space, tempering
 from zoo import MODELS, probe
 
 BLOCK = 5_000  # replicates per compiled call
@@ -27,6 +27,12 @@ SMC_STEP = 0.1  # of the sequential Monte Carlo move, in units of each prior sta
 
 # replicates and steps of a joint test where gradients make a step slow; others: the defaults of `joint_test`
 SIZES = {"nuts": (2_000, 3), "smc": (10_000, 3)}
+
+# moves beside the defaults of their back ends, each a kernel of its own
+MOVES: dict[str, dict[str, dict[str, Any]]] = {
+    "metropolis": {"[moves=single]": dict(moves=("single",)), "[moves=block]": dict(moves=("block",))},
+    "smc": {"[move=gibbs]": dict(move="gibbs")},
+}
 
 # constants at which few observations and the prior weigh alike, so that a mistake in either shows; others: the defaults
 WIDE: dict[str, dict[str, Any]] = {
@@ -193,21 +199,33 @@ def _moved(model, params, assignments, params_after, assignments_after) -> dict:
 # -- the kernels there are ---------------------------------------------------------------------------------------------
 
 
+def has_kernel(backend) -> bool:
+    """Whether a back end moves by a kernel that leaves the posterior alone: Markov chains, and smc."""
+    return inference.TABLE[backend][1] == "mcmc" or backend == "smc"
+
+
 def kernels(model, backends=None) -> dict[str, loop.Sampler]:
     """back end -> its kernel on `model`, adaptation off: every Markov chain back end that serves it, and smc's move.
 
     The module of a Markov chain back end has `build(model)`; where that has `num_warmup`, it is 0, and where it has
-    `step_size`, that stays at STEP times the smallest prior standard deviation in unconstrained space.
+    `step_size`, that stays at STEP times the smallest prior standard deviation in unconstrained space. The moves of
+    MOVES are further kernels, "smc[move=gibbs]" for one.
     """
     found, x = {}, example(model, 8)
-    for name, (module_name, kind, _) in inference.TABLE.items():
-        wanted = kind == "mcmc" and (backends is None or name in backends)
+    for name, (module_name, *_) in inference.TABLE.items():
+        wanted = has_kernel(name) and (backends is None or name in backends)
         if wanted and inference.BACKENDS[name].refuses(model, x) is None:
-            build = importlib.import_module(module_name).build
-            found[name] = build(model, **frozen(build, model))
-    if (backends is None or "smc" in backends) and smc.refuses(model, x) is None:
-        found["smc"] = smc_move(model)
+            for label, settings in {"": {}, **MOVES.get(name, {})}.items():
+                found[name + label] = kernel(name, module_name, model, settings)
     return found
+
+
+def kernel(name, module_name, model, settings) -> loop.Sampler:
+    """One kernel, adaptation off."""
+    if name == "smc":
+        return smc_move(model, **settings)
+    build = importlib.import_module(module_name).build
+    return build(model, **frozen(build, model), **settings)
 
 
 def frozen(build, model) -> dict:
@@ -218,14 +236,18 @@ def frozen(build, model) -> dict:
 
 
 @functools.cache
-def smc_move(model) -> loop.Sampler:
-    """The default move of `inference.smc` at temperature 1 as a chain, with assignments drawn from the table."""
-    of, move = space.space_of(model), tempering.hmc_kernel(model, True)
+def smc_move(model, move="hmc") -> loop.Sampler:
+    """A move of `inference.smc` at temperature 1 as a chain, with assignments drawn from the table."""
+    of = space.space_of(model)
+    if move == "gibbs":
+        advance = tempering.gibbs_kernel(model, tempering.untempered(model, example(model, 8)), True)
+    else:
+        advance = tempering.hmc_kernel(model, True)
     sd = _moments(model)[1]
 
     def step(key, i, state, x):
         key_move, key_assign = jax.random.split(key)
-        u = move(key_move, state.u, 1.0, SMC_STEP, sd, x)[0]
+        u = advance(key_move, state.u, 1.0, SMC_STEP, sd, x)[0]
         params = of.constrain(u)
         assignments = labels.draw_assignments(key_assign, model.log_table(params, x))
         return Moved(u), {"params": params, "assignments": assignments}

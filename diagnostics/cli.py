@@ -119,11 +119,12 @@ def build_command(name: str, parser: Parser | None = None) -> Parser:
     if name == "show":
         return parser
     if name == "calibrate":
-        add("backend", metavar="BACKEND", nargs="?", help="default: every one that serves the model and returns draws")
+        add("--backends", metavar="NAME[,NAME]", help="default: every one that serves the model and returns draws")
         add("--seed", metavar="N", type=whole(0, 2**63 - 1), default=0, help="default: 0")
-        add("--datasets", metavar="N", type=whole(20), help="simulated data sets of the calibration; default: 200")
+        add("--datasets", metavar="N", type=whole(20), help="data sets of the calibration; default: 200, 1000 for some")
         add("--quick", action="store_true", help="a tenth of the replicates, and 40 data sets")
-        add("--out", metavar="FILE.md", help="where to leave the table")
+        add("--out", metavar="FILE.md", help="where to leave the table; FILE.json beside it has every figure")
+        add("--resume", action="store_true", help="keep the rows of FILE.json, measured by the code as it was then")
         add("--quiet", action="store_true", help="no progress")
         return parser
     add("--data", metavar="FILE", help="a CSV file in place of the model's own data")

@@ -126,23 +126,26 @@ def compare(args) -> int:
 
 
 def calibrate(args) -> int:
-    """`zoo calibrate`: the table of proofs, of one model, of one back end on it, or of all."""
+    """`zoo calibrate`: the table of proofs, of one model or of all, for some back ends or for all."""
     import inference
     from zoo import nearest
 
-    if args.model is not None and args.backend is None:  # the one word left is the back end
-        args.name, args.backend = None, args.name
-    if args.backend is None and args.name in inference.TABLE:
-        raise ValueError(f"{args.name} is a back end; name a model before it: zoo calibrate MODEL {args.name}")
-    if args.backend is not None and args.backend not in inference.TABLE:
-        raise ValueError(f"no back end named {args.backend!r}: {nearest(args.backend, inference.TABLE)}")
-    if args.name is None and args.model is None and args.set:
+    backends = args.backends.split(",") if args.backends is not None else None
+    for name in backends or ():
+        if name not in inference.TABLE:
+            raise ValueError(f"no back end named {name!r}: {nearest(name, inference.TABLE)}")
+    everything = args.name is None and args.model is None
+    if everything and args.set:
         raise ValueError("--set changes a constant of MODEL, which is not given")
-    constants, everything = _constants(args), args.name is None and args.model is None
+    if args.resume and args.out is None:
+        raise ValueError("--resume goes on with the table of --out FILE.md, which is not given")
+    constants = _constants(args)
     if not everything:
         _entry(args)
-    if args.out is not None:
-        _check_file(pathlib.Path(args.out))
+    page, figures = (pathlib.Path(args.out), pathlib.Path(args.out).with_suffix(".json")) if args.out else (None, None)
+    if page is not None:
+        _check_file(page)
+    kept = _kept(figures, args) if args.resume else {"rows": []}
     prepare("float64")
     _hush()
     from diagnostics import calibrate, calibration
@@ -151,26 +154,38 @@ def calibrate(args) -> int:
         models = calibrate.default_models()
     else:
         models = [calibration.wide(args.name, **constants) if args.name else _model(args, constants)]
-    if args.backend is not None:
-        if not calibrate.returns_draws(args.backend):
-            raise ValueError(f"{args.backend} returns no draws, so there is nothing to calibrate")
-        reason = calibrate.served(models[0], [args.backend])[args.backend]
-        if reason is not None:
-            print(f"zoo calibrate: {args.backend} refuses {models[0].name}: {reason}", file=sys.stderr)
+    for name in backends or ():
+        if not calibrate.returns_draws(name):
+            raise ValueError(f"{name} returns no draws, so there is nothing to calibrate")
+        reasons = [calibrate.served(model)[name] for model in models]
+        if None not in reasons:
+            print(f"zoo calibrate: {name} refuses {models[0].name}: {reasons[0]}", file=sys.stderr)
             return 1
 
     def write(table):  # after every row: what is interrupted leaves what it has
-        if args.out is not None:
-            pathlib.Path(args.out).write_text(calibrate.markdown(table, args.line), encoding="utf-8")
+        if page is not None:
+            page.write_text(calibrate.markdown(table, args.line), encoding="utf-8")
+            figures.write_text(json.dumps(calibrate.as_json(table), indent=1) + "\n", encoding="utf-8")
 
     with tables.progress_bars(not (args.quiet or args.json)) as progress:
-        backends = None if args.backend is None else [args.backend]
-        table = calibrate.calibrate(models, backends, args.seed, args.quick, args.datasets, progress, write)
+        how = dict(num_datasets=args.datasets, progress=progress, on_row=write, kept=calibrate.rows_of(kept))
+        table = calibrate.calibrate(models, backends, args.seed, args.quick, **how)
     if args.json:
         print(json.dumps({"command": "calibrate", **calibrate.as_json(table)}, indent=1, ensure_ascii=False))
     else:
         tables.print_calibration(tables.console(), table)
     return int(not table.ok)
+
+
+def _kept(figures, args) -> dict:
+    """The table of an earlier run with this seed and size, or ValueError with one sentence."""
+    try:
+        found = json.loads(figures.read_text(encoding="utf-8"))
+        if (found["seed"], found["quick"]) != (args.seed, args.quick):
+            raise ValueError(f"--resume: {figures} was made with another --seed or --quick; give the same")
+        return found
+    except (OSError, json.JSONDecodeError, KeyError, TypeError):
+        raise ValueError(f"--resume: {figures} is not the table of an earlier run; leave --resume out") from None
 
 
 # -- input --------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The table of proofs: what counts as failing, what is run again, and how it is written."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -73,12 +75,12 @@ def test_a_mended_conjugate_draw_gets_no_second_run(monkeypatch):
 
 def test_the_page_names_command_seed_versions_and_every_cell():
     rows = [
-        row(joint=joint(), sbc=calibrated()),
+        row(joint=joint(), sbc=calibrated(), seconds=120.0),
         row(joint=joint(moved=0.1), sbc=calibrated(num_dropped=50)),
         row(backend="cavi", kind="approximate", sbc=calibrated(p=1e-6)),
         row(backend="nuts", failed="RuntimeError: no"),
     ]
-    table = calibrate.Table({"bento": {"means": 3e-16}}, rows, 7, False, 200, 120.0, 4)
+    table = calibrate.Table({"bento": {"means": 3e-16}}, rows, 7, False, 4)
     text = calibrate.markdown(table, "zoo calibrate --out x.md --seed 7")
     for words in (
         "Made by `zoo calibrate --out x.md --seed 7` in 2 minutes; seed 7; mixture-zoo",
@@ -92,6 +94,26 @@ def test_the_page_names_command_seed_versions_and_every_cell():
     assert "Unfinished" not in text
     assert "Unfinished: 4 of 9 cells." in calibrate.markdown(table._replace(num_cells=9), "zoo calibrate")
     assert calibrate.as_json(table)["ok"] is False and len(calibrate.as_json(table)["rows"]) == 4
+
+
+def test_rows_come_back_from_their_json_and_bounds_follow_the_table():
+    rows = [row(joint=joint(), sbc=calibrated()), row(backend="nuts", failed="RuntimeError: no")]
+    document = json.loads(json.dumps(calibrate.as_json(calibrate.Table({}, rows, 0, False, 2))))
+    (back,) = calibrate.rows_of(document)  # what failed is measured again
+    assert back.joint.names == rows[0].joint.names and back.joint.z.tolist() == [1.0] and back.ok
+    assert back.sbc.verdict == "passed" and back.sbc.worst == rows[0].sbc.worst
+    assert not back.at(0.9, 1e-4).ok and not back.at(0.01, 0.9).ok
+
+
+def test_kept_rows_are_not_measured_again(monkeypatch):
+    monkeypatch.setattr(sbc, "sbc", lambda *args, **kwargs: calibrated())
+    monkeypatch.setattr(calibration, "joint_test", lambda *args, **kwargs: joint())
+    model = calibration.wide("bento_known")
+    first = calibrate.calibrate([model], ["gibbs"])
+    assert [(r.model, r.backend) for r in first.rows] == [(model.name, "gibbs")]
+    monkeypatch.setattr(calibration, "joint_test", lambda *args, **kwargs: pytest.fail("measured again"))
+    table = calibrate.calibrate([model], ["importance"], kept=first.rows)
+    assert [r.backend for r in table.rows] == ["gibbs", "importance"] and table.num_cells == 2
 
 
 def test_the_table_covers_every_model_of_the_zoo():

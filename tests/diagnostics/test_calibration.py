@@ -22,7 +22,7 @@ KERNELS = [name for name, (_, kind, _) in TABLE.items() if kind == "mcmc"] + ["s
 
 def cells():
     for name in MODELS_TESTED:
-        for backend in KERNELS:
+        for backend in KERNELS:  # the further moves of calibration.MOVES: docs/calibration.md
             yield pytest.param(name, backend, marks=() if (name, backend) in QUICK else pytest.mark.slow)
 
 

@@ -79,11 +79,14 @@ def test_list_says_which_back_ends_serve_each_model(capsys):
 
 
 BAD = [
-    ("calibrate gibbs", "gibbs is a back end; name a model before it: zoo calibrate MODEL gibbs"),
-    ("calibrate bento gibs", "no back end named 'gibs': did you mean 'gibbs'?"),
+    ("calibrate gibbs", "no model named 'gibbs'"),
+    ("calibrate bento gibbs", "'gibbs' is one word too many"),
+    ("calibrate bento --resume", "--resume goes on with the table of --out FILE.md, which is not given"),
+    ("calibrate bento --resume --out {tmp}/table.md", "is not the table of an earlier run; leave --resume out"),
+    ("calibrate bento --backends gibs", "no back end named 'gibs': did you mean 'gibbs'?"),
     ("calibrate bentoo", "no model named 'bentoo': did you mean 'bento'?"),
     ("calibrate --set scale=2", "--set changes a constant of MODEL, which is not given"),
-    ("calibrate bento em", "em returns no draws, so there is nothing to calibrate"),
+    ("calibrate bento --backends em", "em returns no draws, so there is nothing to calibrate"),
     ("calibrate bento --out {tmp}/table.txt", "should be a Markdown file"),
     ("calibrate bento --out {tmp}/empty.csv/table.md", "cannot be written"),
     ("compare bento --option gibbs=2 --option gibbs.thin=3", "gibbs is a back end"),
@@ -299,17 +302,19 @@ def test_without_a_reference_the_table_holds_means_and_says_there_is_none(capsys
 
 def test_calibrate_tests_one_back_end_and_writes_the_table(tmp_path, capsys):
     path = tmp_path / "table.md"
-    assert cli.main(["calibrate", "bento", "gibbs", "--quick", "--json", "--out", str(path)]) == 0
+    assert cli.main(["calibrate", "bento", "--backends", "gibbs", "--quick", "--json", "--out", str(path)]) == 0
     found = json.loads(capsys.readouterr().out)
     (row,) = found["rows"]
     assert found["ok"] and found["seed"] == 0 and found["quick"] and row["backend"] == "gibbs"
     assert row["joint"]["passed"] and row["joint"]["moved"]["means"] > 0.9
     assert row["sbc"]["verdict"] == "passed" and row["sbc"]["num_datasets"] == 40
     text = path.read_text()
-    assert f"`zoo calibrate bento gibbs --quick --json --out {path}`" in text and "seed 0; mixture-zoo" in text
+    assert (
+        f"`zoo calibrate bento --backends gibbs --quick --json --out {path}`" in text and "seed 0; mixture-zoo" in text
+    )
     assert "| bento[scale=40.0] | gibbs | passed" in text and "| bento[scale=40.0] | means |" in text
 
 
 def test_calibrate_says_in_a_sentence_what_a_back_end_refuses(capsys):
-    assert cli.main(["calibrate", "bento_known", "nuts"]) == 1
+    assert cli.main(["calibrate", "bento_known", "--backends", "nuts"]) == 1
     assert "nuts refuses bento_known" in capsys.readouterr().err
