@@ -15,7 +15,16 @@ from zoo.models.bento import bento, bento_425, bento_full
 from zoo.models.coffee import coffee
 from zoo.models.three_gaussians import three_gaussians
 
-NAMES = ["bento", "bento425", "coffee", "conjugate", "known_parameters", "three_gaussians", "three_gaussians_em"]
+NAMES = [
+    "bento",
+    "bento425",
+    "coffee",
+    "conjugate",
+    "known_parameters",
+    "long_runs",
+    "three_gaussians",
+    "three_gaussians_em",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
