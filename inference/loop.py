@@ -205,13 +205,16 @@ def compiled(function, *args):
 def _ready(function, tree, shapes, args):
     key = (function, tree, shapes, jax.config.jax_enable_x64)
     if key in _PROGRAMS:
-        return _PROGRAMS[key], 0.0, program_bytes(_PROGRAMS[key])
+        program, size = _PROGRAMS[key]
+        return program, 0.0, size
     started = time.perf_counter()
-    _PROGRAMS[key] = function.lower(*args).compile()
-    return _PROGRAMS[key], time.perf_counter() - started, program_bytes(_PROGRAMS[key])
+    program = function.lower(*args).compile()
+    seconds = time.perf_counter() - started
+    _PROGRAMS[key] = program, program_bytes(program)
+    return program, seconds, _PROGRAMS[key][1]
 
 
-_PROGRAMS: dict = {}  # one per (function, shapes); functions are cached per (model, settings)
+_PROGRAMS: dict = {}  # program and its bytes, one per (function, shapes); functions are cached per (model, settings)
 
 
 def program_bytes(program) -> int:
