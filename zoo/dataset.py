@@ -157,12 +157,12 @@ def _coded(cells, classes=False) -> tuple[np.ndarray, tuple[str, ...]]:
 def _units(recorded: str, columns, categories) -> str:
     """The units of `columns`: one for all, or "column: unit; ...; others: unit", which is how they are recorded."""
     named = dict(part.split(": ", 1) for part in recorded.split("; ")) if ": " in recorded else {"others": recorded}
-    units = {column: "code" if column in categories else named.get(column, named.get("others")) for column in columns}
+    units = {column: "code" if column in categories else named.get(column, named.get("others", "not stated")) for column in columns}
     if len(set(units.values())) == 1:
         return units[columns[0]]
     own = {column: unit for column, unit in units.items() if column in categories or column in named}
     if len(own) < len(units):
-        own["others"] = named["others"]
+        own["others"] = named.get("others", "not stated")
     return "; ".join(f"{column}: {unit}" for column, unit in own.items())
 
 
