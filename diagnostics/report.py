@@ -76,14 +76,12 @@ def render(comparison) -> str:
 def _context(comparison) -> dict[str, Any]:
     model, reference = comparison.model, comparison.reference
     standings = [standing(comparison, name) for name in comparison.backends]
-    data = model.data if model.data is not None and model.data.sha256 == comparison.data["sha256"] else None
     return {
         "title": model.title or model.name,
         "model": model,
         "story": (model.description or "").strip("\n"),
         "maths": _maths(model),
         "data": comparison.data,
-        "dataset": data,
         "seed": comparison.seed,
         "settings": {name: _settings(given) for name, given in comparison.settings.items()},
         "headline": headline(standings, reference),
@@ -289,7 +287,7 @@ def _fit_pictures(comparison) -> list[Picture]:
         dashed = " Dashed: the reference's density; where they agree, the two lines coincide."
     pictures = [
         _picture(
-            lambda: plots.fitted_density(comparison.results[name], model, x, name),
+            lambda: plots.fitted_density(comparison.results[name], model, x, name, comparison.data),
             f"Histogram of the {N} observations with the fitted density by {name}{where}.",
             f"Grey: the {N} observations as a histogram of area one, with a tick for each where they are few. "
             "Coloured: each component times its weight, averaged over the posterior; dashed: their sum, the fitted "
@@ -351,7 +349,7 @@ def _assignment_picture(comparison) -> Picture | None:
     else:
         used = "No relabelling: the components' parameters are known, so their numbers mean something."
     return _picture(
-        lambda: plots.assignments(comparison.results[name], comparison.model, comparison.x, name),
+        lambda: plots.assignments(comparison.results[name], comparison.model, comparison.x, name, comparison.data),
         f"Assignment probabilities of the {comparison.data['N']:,} observations by {name}, and the matrix of the "
         "probabilities that two observations share a component.",
         f"Bars or curves: how the probability of each observation is shared among the components. {used} Matrix: the "

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from zoo import nearest
+from zoo import nearest, tables
 
 FOLDER = pathlib.Path(__file__).with_name("data")
-MISSING = {"", "na", "n/a", "nan", "null", "none"}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -33,6 +32,7 @@ class Dataset:
     sha256: str = field(default="")  # of the little-endian float64 bytes of x; computed when not given, else checked
     variant: str = ""
     categories: dict[str, tuple[str, ...]] = field(default_factory=dict)  # coded column -> what its codes 0, 1, .. mean
+    standardized: dict[str, tuple[float, float]] = field(default_factory=dict)  # column -> mean and sd taken out of x
 
     def __post_init__(self):
         found = checksum(self.x)
@@ -52,6 +52,13 @@ class Dataset:
         leaves = [v for k, v in self.x.items() if k != "covariates"] if isinstance(self.x, dict) else [self.x]
         return sum(1 if np.ndim(leaf) == 1 else np.shape(leaf)[1] for leaf in leaves)
 
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """name -> values (N,): the features by their names, or of a dict "key" and "key[i]"."""
+        if not isinstance(self.x, dict) and len(self.feature_names) == self.num_features:
+            return dict(zip(self.feature_names, np.reshape(self.x, (len(self.x), -1)).T, strict=True))
+        return tables.of_arrays(self.x if isinstance(self.x, dict) else {"x": self.x})
+
     def complete(self) -> "Dataset":
         """The rows without a missing value, `variant` saying how many they are; itself where none is missing."""
         if isinstance(self.x, dict):
@@ -68,11 +75,18 @@ class Dataset:
 def checksum(x) -> str:
     """SHA-256 of the little-endian float64 bytes of `x` (dict entries in the order of their names)."""
     digest = hashlib.sha256()
-    leaves = x.items() if isinstance(x, dict) else [("", x)]
-    for name, leaf in sorted(leaves, key=lambda item: item[0]):
+    for name, leaf in _leaves(x):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(np.asarray(leaf), dtype="<f8").tobytes())
     return digest.hexdigest()
+
+
+def _leaves(x, prefix=""):
+    """(name, array) of every array in `x`, in the order of the names; those of an inner dict are "name.key"."""
+    if not isinstance(x, dict):
+        return [(prefix, x)]
+    inner = {f"{prefix}.{name}" if prefix else name: leaf for name, leaf in x.items()}
+    return [pair for name in sorted(inner) for pair in _leaves(inner[name], name)]
 
 
 # -- shipped data ---------------------------------------------------------------------------------------------------
@@ -135,7 +149,7 @@ def _table(recorded) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, ...]]]
     header, *rows = csv.reader(content.decode().splitlines())
     table, categories = {}, {}
     for column, cells in zip(header, zip(*rows, strict=True), strict=True):
-        table[column.lower()], words = _coded(cells, column.lower() == recorded["labels"])
+        table[column.lower()], words = tables.coded(cells, column.lower() == recorded["labels"])
         if words:
             categories[column.lower()] = words
     if recorded["frequency"]:
@@ -144,20 +158,13 @@ def _table(recorded) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, ...]]]
     return table, categories
 
 
-def _coded(cells, classes=False) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A column as float64: numbers as they are, words (and classes) as codes in alphabetical order; and the words."""
-    values = [_number(cell) for cell in cells]
-    if not classes and None not in values:
-        return np.array(values), ()
-    words = tuple(sorted({cell for cell in cells if cell.strip().lower() not in MISSING}))
-    codes = {word: float(code) for code, word in enumerate(words)}
-    return np.array([codes.get(cell, np.nan) for cell in cells]), words
-
-
 def _units(recorded: str, columns, categories) -> str:
     """The units of `columns`: one for all, or "column: unit; ...; others: unit", which is how they are recorded."""
     named = dict(part.split(": ", 1) for part in recorded.split("; ")) if ": " in recorded else {"others": recorded}
-    units = {column: "code" if column in categories else named.get(column, named.get("others", "not stated")) for column in columns}
+    units = {
+        column: "code" if column in categories else named.get(column, named.get("others", "not stated"))
+        for column in columns
+    }
     if len(set(units.values())) == 1:
         return units[columns[0]]
     own = {column: unit for column, unit in units.items() if column in categories or column in named}
@@ -176,72 +183,100 @@ def _fixed(array):
 # -- a user's file --------------------------------------------------------------------------------------------------
 
 
-def read(path: str | pathlib.Path, columns: tuple[str, ...] = (), num_features: int = 1) -> Dataset:
-    """A user's CSV file as a Dataset of shape (N,), or (N, D) for several features.
-
-    `columns` names the columns to take (default: all). A file without a header row is read too, its columns
-    being "1", "2", ... Raises ValueError with one sentence for a file that is missing, empty, has no rows, the
-    wrong number of columns, or entries that are not finite numbers.
-    """
+def read(path: str | pathlib.Path, columns: tuple[str, ...] = (), num_features: int = 1, **options) -> Dataset:
+    """A user's CSV, Parquet or npz file as a Dataset (`zoo.tables.read`); options and errors as of `of_table`."""
     path = pathlib.Path(path)
-    rows = _csv_rows(path)
-    header = [cell.strip() for cell in rows[0]]
-    if all(_number(cell) is not None for cell in header):
-        header = [str(i + 1) for i in range(len(header))]
+    where = str(path)
+    return of_table(tables.read(path), path.stem, columns, num_features, where=where, source=path.name, **options)
+
+
+def of_table(
+    table: tables.Table,
+    name: str,
+    columns: tuple[str, ...] = (),
+    num_features: int = 1,
+    *,
+    names: tuple[str, ...] = (),
+    keys: dict[str, tuple[int, ...]] | None = None,
+    frequency: str | None = None,
+    standardize: bool = False,
+    units: str = "",
+    where: str = "the table",
+    source: str = "",
+) -> Dataset:
+    """Columns as a Dataset of shape (N,), or (N, D) for several features, or a dict of such.
+
+    `columns` names those to take, in this order; without it they are `names`, the features that the model's own data
+    have, where the table has them all (in any order, in capitals or not), else all there are. `keys` asks for a dict:
+    key -> shape of one row, taken from the column "key" or the columns "key[0]", "key[1]", .... `frequency` is a
+    column that says how often to repeat each row. `standardize` makes each column's mean 0 and its standard deviation
+    (divisor N) 1, and records both. Raises ValueError with one sentence for an unknown column, the wrong number of
+    columns, and entries that are not finite numbers.
+    """
+    if frequency is not None:
+        table = _repeated(table, frequency, where)
+    if keys is not None:
+        wanted = {key: tuple(tables.of_arrays({key: np.empty((1, *shape))})) for key, shape in keys.items()}
+        chosen = tuple(column for own in wanted.values() for column in own)
     else:
-        rows = rows[1:]
-    if not rows:
-        raise ValueError(f"{path} has a header but no rows of data; give at least one observation")
-    ragged = next((i for i, row in enumerate(rows) if len(row) != len(header)), None)
-    if ragged is not None:
-        raise ValueError(f"{path}: data row {ragged + 1} has {len(rows[ragged])} fields, the header has {len(header)}")
-    chosen = list(columns) or header
-    for name in chosen:
-        if name not in header:
-            raise ValueError(f"{path} has no column {name!r}; its columns are {', '.join(header)}")
-    if len(chosen) != num_features:
+        chosen = tuple(columns) or _by_name(table, names) or tuple(table)
+    for column in chosen:
+        if column not in table:
+            needs = f"; {name} needs {', '.join(chosen)}" if keys is not None else ""
+            raise ValueError(f"{where} has no column {column!r}: {nearest(column, table)}{needs}")
+    if keys is None and len(chosen) != num_features:
         raise ValueError(
-            f"{path} has {len(chosen)} columns ({', '.join(chosen)}) but the model takes {num_features}; "
-            f"choose with --column NAME"
+            f"{where} has {len(chosen)} columns ({', '.join(chosen)}) but the model takes {num_features}; "
+            f"choose with --column NAME, or x[[...]] of a DataFrame"
         )
-    table = np.empty((len(rows), len(chosen)))
-    for j, name in enumerate(chosen):
-        i = header.index(name)
-        for n, row in enumerate(rows):
-            value = _number(row[i])
-            if value is None:
-                raise ValueError(f"{path}: column {name!r}, data row {n + 1} is {row[i]!r}, not a number")
-            if not np.isfinite(value):
-                raise ValueError(f"{path}: column {name!r}, data row {n + 1} is {row[i]!r}; remove or impute it")
-            table[n, j] = value
+    values = {column: tables.column(table, column, where) for column in chosen}
+    standardized = {}
+    if standardize:
+        for column, array in values.items():
+            if array.min() == array.max():
+                raise ValueError(f"{where}: column {column!r} is {array[0]:g} in every row: it cannot be standardised")
+            mean, sd = float(array.mean()), float(array.std())
+            values[column], standardized[column] = (array - mean) / sd, (mean, sd)
+    if keys is not None:
+        x: Any = {key: _joined([values[c] for c in own], keys[key]) for key, own in wanted.items()}
+    else:
+        x = _joined([values[column] for column in chosen], (num_features,) if num_features > 1 else ())
     return Dataset(
-        name=path.stem,
-        x=table[:, 0] if num_features == 1 else table,
-        feature_names=tuple(chosen),
-        source=str(path.name),
+        name=name,
+        x=x,
+        feature_names=chosen,
+        units="standardised" if standardize else units,
+        source=source,
+        variant=f"a row per unit of {frequency}" if frequency is not None else "",
+        standardized=standardized,
     )
 
 
-def _csv_rows(path):
-    try:
-        if not path.exists():
-            raise ValueError(f"no data file {path}; give the path of a CSV file")
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder; give the path of a CSV file")
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as CSV: {error}") from None
-    if not rows:
-        raise ValueError(f"{path} is empty; give a CSV file with one observation per row")
-    return rows
-
-
-def _number(cell: str) -> float | None:
-    text = cell.strip()
-    if text.lower() in MISSING:
-        return float("nan")
-    try:
-        return float(text)
-    except ValueError:
+def _by_name(table, names) -> tuple[str, ...] | None:
+    """The table's columns that are called `names`, in that order; None where one is missing or called so twice."""
+    lower = [column.lower() for column in table]
+    if not names or any(lower.count(name.lower()) != 1 for name in names):
         return None
+    every = list(table)
+    return tuple(every[lower.index(name.lower())] for name in names)
+
+
+def _joined(arrays, shape):
+    return np.stack(arrays, axis=1).reshape(len(arrays[0]), *shape) if shape else arrays[0]
+
+
+def _repeated(table, frequency, where) -> tables.Table:
+    if frequency not in table:
+        raise ValueError(f"{where} has no column {frequency!r}: {nearest(frequency, table)}")
+    times = tables.column(table, frequency, where)
+    bad = np.flatnonzero((times < 0) | (times != np.floor(times)))
+    if len(bad):
+        raise ValueError(
+            f"{where}: column {frequency!r}, data row {bad[0] + 1} is {times[bad[0]]:g}; a frequency is 0, 1, 2, ..."
+        )
+    left = {column: cells for column, cells in table.items() if column != frequency}
+    rows = np.repeat(np.arange(len(times)), times.astype(int))
+    repeated = {c: [cells[n] for n in rows] if isinstance(cells, list) else cells[rows] for c, cells in left.items()}
+    if not repeated or not times.sum():
+        raise ValueError(f"{where} has nothing left to count: every frequency is 0, or there is no other column")
+    return repeated

@@ -19,8 +19,8 @@ import numpy as np
 from genjax import ChoiceMap, gen
 from jax.scipy.special import logsumexp
 
-from zoo import introspect, nearest, probe
-from zoo.dataset import Dataset
+from zoo import introspect, nearest, probe, tables
+from zoo.dataset import Dataset, of_table
 
 Params = dict[str, Any]
 
@@ -90,6 +90,14 @@ class Mixture:
         if not isinstance(x, dict) or "covariates" not in x:
             return None
         return jax.tree.map(lambda leaf: np.asarray(leaf)[0], x["covariates"])
+
+    @property
+    def data_shapes(self) -> dict[str, tuple[int, ...]]:
+        """What `x` holds: key -> shape of one row, the covariates included; {"x": ()} for an array (N,)."""
+        shapes = {name: self.observation_shapes[name].shape for name in self._observation_names}
+        if isinstance(self.covariates_row, dict):
+            raise ValueError(f"{self.name} has several arrays of covariates: give its data from Python, as a dict")
+        return shapes if self.covariates_row is None else {**shapes, "covariates": np.shape(self.covariates_row)}
 
     def joint(self, n: int, covariates=None):
         """The GenJAX generative function of all N observations: the prior's addresses, ("obs", "z"), ("obs", "x").
@@ -268,6 +276,8 @@ class Mixture:
 
         Host side; compiles nothing for families whose support is known here, else one small program.
         """
+        if tables.is_frame(x):
+            x = self.of_frame(x, name).x
         names = self._observation_names
         if set(names) == {"x"} and not isinstance(x, dict):
             return self._check_density(self._check_leaf(x, "x", name), name)
@@ -285,6 +295,14 @@ class Mixture:
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the entries of {name} should have one length N, got {lengths}")
         return self._check_density(checked, name)
+
+    def of_frame(self, frame, name: str = "x") -> Dataset:
+        """A pandas object as data: the columns called as the features of the model's data are, else all, in order."""
+        table, shapes = tables.of_frame(frame), self.data_shapes
+        if set(shapes) != {"x"}:
+            return of_table(table, name, keys=shapes, where=name)
+        features = tuple(self.data.columns) if self.data is not None else ()
+        return of_table(table, name, (), int(np.prod(shapes["x"], dtype=int)), names=features, where=name)
 
     def _check_density(self, x, name):
         """`x`, or ValueError for a row that no component can produce; asked only of the families in _ASKED."""
