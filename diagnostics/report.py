@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shlex
 from typing import Any, NamedTuple
 
 import jinja2
@@ -11,6 +12,7 @@ from diagnostics import plots, report_tables, verdicts
 from diagnostics.compare import full_settings
 from diagnostics.pictures import data_uri
 from diagnostics.report_tables import DASH, number
+from zoo.dataset import PER_UNIT
 
 KINDS = {
     "exact": "computes the posterior itself, up to a numerical error",
@@ -382,6 +384,21 @@ def _maths(model) -> list[str]:
     return [*prior, *observation]
 
 
+def _reading(data) -> list[str]:
+    """The options that read a user's file as it was read."""
+    is_file = pathlib.PurePath(data["source"]).stem == data["name"]
+    words = [f"--data {shlex.quote(data['source']) if is_file else 'FILE.csv'}"]
+    if data["columns"]:
+        words.append(f"--column {shlex.quote(','.join(data['columns']))}")
+    if data["variant"].startswith(PER_UNIT):
+        words.append(f"--frequency {shlex.quote(data['variant'].removeprefix(PER_UNIT))}")
+    if data["standardized"]:
+        words.append("--standardize")
+    elif data["units"]:
+        words.append(f"--units {shlex.quote(data['units'])}")
+    return words
+
+
 def command(comparison) -> str:
     """The command line that repeats the comparison."""
     from zoo import catalogue
@@ -394,7 +411,7 @@ def command(comparison) -> str:
         value = value.replace("(", "[").replace(",)", "]").replace(")", "]")
         words.append(f"--set {name}={value}")
     if comparison.data.get("name") != getattr(comparison.model.data, "name", None):
-        words.append("--data FILE.csv")
+        words += _reading(comparison.data)
     ran = [name for name, entry in comparison.backends.items() if entry["status"] != "refused"]
     if list(comparison.backends) != [name for name, (_, _, default) in inference.TABLE.items() if default]:
         words.append(f"--backends {','.join(ran)}")

@@ -14,6 +14,7 @@ import numpy as np
 
 from zoo import nearest, tables
 
+PER_UNIT = "a row per unit of "  # the variant of a table of frequencies, and the name of its column
 FOLDER = pathlib.Path(__file__).with_name("data")
 
 
@@ -247,7 +248,7 @@ def of_table(
         feature_names=chosen,
         units="standardised" if standardize else units,
         source=source,
-        variant=f"a row per unit of {frequency}" if frequency is not None else "",
+        variant=f"{PER_UNIT}{frequency}" if frequency is not None else "",
         standardized=standardized,
     )
 
