@@ -61,14 +61,14 @@ def _csv(path) -> Table:
 
 
 def _parquet(path) -> Table:
-    import pandas as pd
-
+    try:
+        import pandas as pd
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        says = _first_line(error)
+        raise ValueError(f"{path}: Parquet is read by pyarrow ({says}): pip install 'mixture-zoo[data]'") from None
     try:
         return of_frame(pd.read_parquet(path, engine="pyarrow"))
-    except ImportError:
-        raise ValueError(
-            f"{path}: Parquet is read by pyarrow, which is not installed: pip install 'mixture-zoo[data]'"
-        ) from None
     except OSError:
         raise
     except Exception as error:  # pyarrow's own kinds of errors

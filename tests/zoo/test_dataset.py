@@ -79,7 +79,7 @@ def test_parquet_is_read_or_the_extra_is_named(tmp_path, monkeypatch):
 
 
 def test_parquet_columns_are_the_frames(tmp_path):
-    pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow", exc_type=ImportError)
     file = tmp_path / "lunch.parquet"
     pd.DataFrame({"kind": ["a", "b"], "grams": [498, None]}).to_parquet(file)
     with pytest.raises(ValueError, match="data row 2 is 'nan'; remove or impute it"):
