@@ -72,7 +72,8 @@ def print_model(out, found):
         data = found["data"]
         out.print("Data", style="bold")
         units = f", in {data['units']}" if data["units"] else ""
-        out.print(f"    {data['name']}, N = {data['N']}, D = {data['D']}{units}")
+        variant = f" ({data['variant']})" if data["variant"] else ""
+        out.print(f"    {data['name']}{variant}, N = {data['N']}, D = {data['D']}{units}")
         out.print(f"    {data['source']}; {data['licence']}; SHA-256 {data['sha256'][:16]}", soft_wrap=True)
     out.print("Back ends", style="bold")
     for name, reason in found["backends"].items():

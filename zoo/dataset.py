@@ -245,7 +245,7 @@ def of_table(
     return Dataset(
         name=name,
         x=x,
-        feature_names=chosen,
+        feature_names=() if keys is not None else chosen,
         units="standardised" if standardize else units,
         source=source,
         variant=f"{PER_UNIT}{frequency}" if frequency is not None else "",

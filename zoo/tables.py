@@ -137,7 +137,8 @@ def column(table: Table, name: str, where: str) -> np.ndarray:
     bad = next((n for n, value in enumerate(values) if value is None), None)
     if bad is not None:
         words = sum(value is None for value in values)
-        mixed = f"; {words} of its {len(values)} entries are text"
+        every = words == len(values)
+        mixed = "; all its entries are text, write codes 0, 1, ..." if every else f"; {words} of {len(values)} are text"
         raise ValueError(f"{where}: column {name!r}, data row {bad + 1} is {str(cells[bad])!r}, not a number{mixed}")
     array = np.array(values, dtype=np.float64)
     bad = next(iter(np.flatnonzero(~np.isfinite(array))), None)

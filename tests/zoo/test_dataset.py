@@ -149,7 +149,8 @@ def test_a_dict_within_a_dict_has_a_checksum_of_its_own():
         ("bad.npz", b"no archive", "cannot be read as a NumPy file"),
         ("bad.csv", b"\xff\xfe\x00", "cannot be read as CSV"),
         ("bad.csv", b"a,a\n1,2\n", "two columns called 'a'"),
-        ("bad.csv", b"grams\n498\nheavy\n352\n", "1 of its 3 entries are text"),
+        ("bad.csv", b"grams\n498\nheavy\n352\n", "1 of 3 are text"),
+        ("bad.csv", b"kind\na\nb\n", "all its entries are text, write codes 0, 1, ..."),
     ],
 )
 def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path, name, content, sentence):
