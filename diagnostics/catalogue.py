@@ -30,19 +30,29 @@ def entry(name: str, build) -> dict:
     from inference import BACKENDS
 
     model = build()
-    x = model.check(model.data.x)
+    data, x = model.data, model.check(model.data.x)
     served = [backend for backend in BACKENDS if BACKENDS[backend].refuses(model, x) is None]
     return {
         "name": name,
         "title": model.title,
         "family": model.family,
         "num_components": model.num_components,
-        "num_observations": model.data.num_observations,
-        "num_features": model.data.num_features,
+        "num_observations": data.num_observations,
+        "num_features": data.num_features,
         "exchangeable": bool(model.exchangeable),
         "backends": served,
         "exact": any(BACKENDS[backend].kind == "exact" for backend in served),
         "module": f"{build.__module__}:{build.__name__}",
+        "data": {
+            "name": data.name,
+            "variant": data.variant,
+            "features": list(data.columns),
+            "array": not isinstance(data.x, dict),
+            "units": data.units,
+            "source": data.source,
+            "licence": data.licence,
+            "sha256": data.sha256,
+        },
     }
 
 

@@ -1,4 +1,4 @@
-"""The front door: `zoo list | show | fit | compare | calibrate`. Parsing only; `commands` does and prints.
+"""The front door: `zoo list | show | data | fit | compare | calibrate`. Parsing only; `commands` does and prints.
 
 Nothing heavy is imported here: `zoo --help` and `zoo list` load neither JAX nor rich. `prepare` is the one place that
 sets JAX's switches, before anything imports JAX.
@@ -13,6 +13,7 @@ import sys
 COMMANDS = {
     "list": "diagnostics.commands:list_models",
     "show": "diagnostics.commands:show",
+    "data": "diagnostics.data:data",
     "fit": "diagnostics.commands:fit",
     "compare": "diagnostics.commands:compare",
     "calibrate": "diagnostics.commands:calibrate",
@@ -20,6 +21,7 @@ COMMANDS = {
 HELP = {
     "list": "the models there are",
     "show": "one model: story, priors as maths, data, back ends",
+    "data": "the data sets there are; one of them, shown or exported",
     "fit": "one posterior by one back end",
     "compare": "every applicable back end on one posterior, compared with the best reference",
     "calibrate": "whether back ends sample the right law: joint tests, ratio tests, simulation-based calibration",
@@ -113,6 +115,11 @@ def build_command(name: str, parser: Parser | None = None) -> Parser:
     add("--json", action="store_true", help="one JSON document on standard output, nothing else")
     if name == "list":
         return parser
+    if name == "data":
+        add("name", metavar="NAME", nargs="?", help="a name from `zoo data`")
+        add("--column", metavar="NAME[,NAME]", help="the columns to take; default: the features")
+        add("--out", metavar="FILE.csv", help="export it there")
+        return parser
     add("name", metavar="MODEL", nargs="?", help="a name from `zoo list`")
     add("--model", metavar="FILE.py:NAME", help="in place of MODEL: a Mixture, or a function that returns one")
     add("--set", metavar="NAME=VALUE", action="append", default=[], help="a constant of the model, in TOML syntax")
@@ -127,8 +134,11 @@ def build_command(name: str, parser: Parser | None = None) -> Parser:
         add("--resume", action="store_true", help="keep the rows of FILE.json, measured by the code as it was then")
         add("--quiet", action="store_true", help="no progress")
         return parser
-    add("--data", metavar="FILE", help="a CSV file in place of the model's own data")
+    add("--data", metavar="FILE", help="a CSV, Parquet or npz file in place of the model's own data")
     add("--column", metavar="NAME[,NAME]", help="the columns of FILE to take")
+    add("--frequency", metavar="NAME", help="the column of FILE that says how often each row was observed")
+    add("--units", metavar="TEXT", help="the units of FILE, for the record and the axes")
+    add("--standardize", action="store_true", help="give each column of FILE the mean 0 and the standard deviation 1")
     if name == "fit":
         add("--backend", metavar="NAME", default="gibbs", help="default: gibbs")
         add("--resume", metavar="RUN.nc", help="go on with a saved run of chains: interrupted, or to more --draws")

@@ -20,7 +20,7 @@ def list_models(args) -> int:
 
     entries = list(catalogue().values())
     if args.json:
-        shown = [{k: v for k, v in entry.items() if k != "module"} for entry in entries]
+        shown = [{k: v for k, v in entry.items() if k not in ("module", "data")} for entry in entries]
         print(json.dumps({"schema": 1, "models": shown}, indent=1, ensure_ascii=False))
         return 0
     head = ("name", "family", "K", "N", "D", "labels", "exact", "title")
@@ -201,20 +201,21 @@ def _run(args, backends, resume=None):
             raise ValueError(f"no back end named {name!r}: {nearest(name, inference.TABLE)}")
     constants, settings = _constants(args), _settings(args)
     entry = _entry(args)
-    for flag in ("out", "data", "column"):
+    for flag in ("out", "data", "column", "frequency", "units"):
         if getattr(args, flag) == "":
             raise ValueError(f"--{flag} is empty; give a value or leave it out")
     if args.out:
         files = ("comparison.json", "comparison.csv", "report.html", *(f"{name}.nc" for name in inference.TABLE))
         _check_folder(pathlib.Path(args.out), files)
-    if args.column and args.data is None:
-        raise ValueError("--column chooses columns of --data, which is not given")
-    data = _read(args, entry["num_features"]) if args.data is not None and entry else None
+    if args.data is None:
+        _needs_data(args)
+    early = args.data is not None and entry and entry["data"]["array"]
+    data = _read(args, entry["num_features"], entry["data"]["features"]) if early else None
     prepare(args.precision)
     _hush()
     model = _model(args, constants)
     if args.data is not None and data is None:
-        data = _read(args, _num_features(model))
+        data = _read_for(args, model)
     from diagnostics.compare import accepted, compare, plan
 
     names = backends or [name for name in inference.BACKENDS if inference.TABLE[name][2]]
@@ -284,20 +285,41 @@ def _own(model):
     return model.data
 
 
-def _read(args, num_features):
+def _needs_data(args):
+    """ValueError for an option that says how to read --data, which is not given."""
+    says = {
+        "column": "chooses columns",
+        "frequency": "names a column",
+        "units": "are those",
+        "standardize": "changes columns",
+    }
+    for flag, does in says.items():
+        if getattr(args, flag):
+            raise ValueError(f"--{flag} {does} of --data, which is not given")
+
+
+def _read(args, num_features, names=(), keys=None):
     from zoo import dataset
 
     columns = tuple(name.strip() for name in args.column.split(",")) if args.column else ()
-    return dataset.read(args.data, columns, num_features)
+    options = {"names": names, "keys": keys, "frequency": args.frequency}
+    options |= {"units": args.units or "", "standardize": args.standardize}
+    return dataset.read(args.data, columns, num_features, **options)
 
 
-def _num_features(model) -> int:
+def _read_for(args, model):
+    """The data of --data in the shape that `model` observes: an array, or a dict by its keys."""
     import numpy as np
 
-    names = [name for name in model.observation_shapes if name != "z"]
-    if names != ["x"]:
-        raise ValueError(f"--data serves models whose observation is one site x; {model.name} has {', '.join(names)}")
-    return int(np.prod(model.observation_shapes["x"].shape, dtype=int))
+    names = tuple(model.data.columns) if model.data is not None else ()
+    shapes = model.data_shapes
+    if set(shapes) == {"x"}:
+        return _read(args, int(np.prod(shapes["x"], dtype=int)), names)
+    if args.column:
+        raise ValueError(
+            f"--column serves models of one array x; {model.name} takes columns by name: {', '.join(names)}"
+        )
+    return _read(args, 0, keys=shapes)
 
 
 def _constants(args) -> dict:

@@ -23,6 +23,7 @@ from diagnostics.summaries import Summary, summarise
 from diagnostics.to_arviz import to_arviz, versions, write
 from zoo import nearest
 from zoo.dataset import Dataset, checksum
+from zoo.tables import is_frame
 
 SCHEMA = 1
 PER_CHAIN = ("num_chains", "num_warmup", "num_draws")  # given for all, they are not meant for the exact ones beside
@@ -34,7 +35,7 @@ class Comparison:
 
     model: Any
     x: Any
-    data: dict[str, Any]  # name, sha256, N, D
+    data: dict[str, Any]  # name, variant, columns, units, standardized, source, licence, sha256, N, D
     seed: int
     settings: dict[str, dict]  # back end -> every setting it ran with
     versions: dict[str, str]
@@ -237,6 +238,8 @@ def _names(backends) -> list[str]:
 
 def _data(model, x):
     """Checked observations, and their name, checksum and shape."""
+    if is_frame(x):
+        x = model.of_frame(x)
     dataset = x if isinstance(x, Dataset) else model.data
     if x is None and dataset is None:
         raise ValueError(f"{model.name} has no data of its own; give x")
@@ -244,8 +247,15 @@ def _data(model, x):
     sha256 = checksum(checked)
     named = dataset is not None and dataset.sha256 == sha256
     leaves = [v for k, v in checked.items() if k != "covariates"] if isinstance(checked, dict) else [checked]
+    given = dataset if named else Dataset(name="x", x=checked)
     return checked, {
-        "name": dataset.name if named else "x",
+        "name": given.name,
+        "variant": given.variant,
+        "columns": list(given.feature_names),
+        "units": given.units,
+        "standardized": {c: {"mean": mean, "sd": sd} for c, (mean, sd) in given.standardized.items()},
+        "source": given.source,
+        "licence": given.licence,
         "sha256": sha256,
         "N": len(leaves[0]),
         "D": sum(int(np.prod(leaf.shape[1:], dtype=int)) for leaf in leaves),

@@ -18,6 +18,7 @@ from PIL import Image
 from diagnostics.functionals import _sort_leaf, in_blocks
 from diagnostics.to_arviz import resample
 from inference.results import Draws, Exact, PointMass
+from zoo.dataset import checksum
 from zoo.mixture import _COUNTS
 
 # Okabe & Ito (2008), without yellow, which is too light for lines on white
@@ -275,19 +276,26 @@ def component(model, k, noun="component "):
     return f"{noun}{k}{place}"
 
 
-def quantity(model):
-    """Axis label: the feature and its unit."""
-    data = model.data
-    name = data.feature_names[0] if data is not None and data.feature_names else "x"
-    return f"{name} ({data.units})" if data is not None and data.units else name
+def known(model, x) -> dict:
+    """Columns and units of `x` where it is the model's own data: another's are not called by the same names."""
+    own = model.data
+    if own is None or own.sha256 != checksum(x):
+        return {"columns": [], "units": ""}
+    return {"columns": list(own.feature_names), "units": own.units}
 
 
-def height(model):
+def quantity(data):
+    """Axis label: the feature and its unit; `data` has "columns" and "units"."""
+    name = data["columns"][0] if data["columns"] else "x"
+    return f"{name} ({data['units']})" if data["units"] not in ("", "dimensionless") else name
+
+
+def height(model, data):
     """Axis label of a density, or of a probability where the observations are counts."""
-    units = model.data.units if model.data is not None else ""
     if model.observation_shapes["x"].family in _COUNTS:
         return "probability"
-    return f"density (per {units.split()[0]})" if units else "density"
+    unit = data["units"].split(" per ")[0]
+    return f"density (per {unit})" if unit not in ("", "dimensionless", "standardised") else "density"
 
 
 def num_observations(x):

@@ -31,8 +31,12 @@ FAMILIES = (  # prefix, heading: the order of functionals in tables and pictures
 
 
 @pictures.styled
-def fitted_density(result, model, x, name="") -> Figure | None:
-    """Histogram, posterior mean density with its 90% band, and the weighted components with theirs; 1-D data only."""
+def fitted_density(result, model, x, name="", data=None) -> Figure | None:
+    """Histogram, posterior mean density with its 90% band, and the weighted components with theirs; 1-D data only.
+
+    `data` has the "columns" and "units" of x, which name the axes (default: those of the model's own data, if x is it).
+    """
+    data = data or pictures.known(model, x)
     fit = pictures.fit(result, model, x)
     if fit is None:
         return None
@@ -55,10 +59,10 @@ def fitted_density(result, model, x, name="") -> Figure | None:
             )
         axis.plot(grid, middle[here], color=INK, lw=1.1, ls=(0, (4, 2)), label="mixture")
     pictures.cut_marks(axes[0])
-    axes[0][0].set_ylabel(pictures.height(model))
+    axes[0][0].set_ylabel(pictures.height(model, data))
     axes[0][0].set_ylim(0, None)
     for axis in axes[0]:
-        axis.set_xlabel(pictures.quantity(model))
+        axis.set_xlabel(pictures.quantity(data))
     handles, labels = axes[0][0].get_legend_handles_labels()
     order = np.argsort([not label.startswith("data") for label in labels], kind="stable")
     figure.legend(
@@ -72,7 +76,7 @@ def fitted_density(result, model, x, name="") -> Figure | None:
 @pictures.styled
 def fitted_densities(comparison) -> Figure | None:
     """The fitted density of every back end, one row each, over the data and the reference's."""
-    model, x = comparison.model, comparison.x
+    model, x, data = comparison.model, comparison.x, comparison.data
     fits = {name: pictures.fit(result, model, x) for name, result in comparison.results.items()}
     fits = {name: fit for name, fit in fits.items() if fit is not None}
     if not fits:
@@ -108,8 +112,8 @@ def fitted_densities(comparison) -> Figure | None:
     for row in axes[:-1]:
         for axis in row:
             axis.tick_params(labelbottom=False)
-    figure.supxlabel(pictures.quantity(model), fontsize=9)
-    figure.supylabel(pictures.height(model), fontsize=9)
+    figure.supxlabel(pictures.quantity(data), fontsize=9)
+    figure.supylabel(pictures.height(model, data), fontsize=9)
     pictures.title(figure, "Fitted density by back end" + ("; dashed: the reference" if ruler is not None else ""))
     return figure
 
@@ -194,8 +198,12 @@ def _ranks(axis, f, bins=20):
 
 
 @pictures.styled
-def assignments(result, model, x, name="") -> Figure | None:
-    """P(z_n = component k), components sorted draw by draw, and the co-clustering matrix, which needs no labels."""
+def assignments(result, model, x, name="", data=None) -> Figure | None:
+    """P(z_n = component k), components sorted draw by draw, and the co-clustering matrix, which needs no labels.
+
+    `data` as of `fitted_density`.
+    """
+    data = data or pictures.known(model, x)
     draws = equal_weight(result)
     if draws is None or model.num_components < 2:
         return None
@@ -209,7 +217,7 @@ def assignments(result, model, x, name="") -> Figure | None:
     FigureCanvasAgg(figure)
     if numbered:
         left, right = figure.subplots(1, 2, width_ratios=(1.45, 1))
-        _assignment_panel(left, r.mean(axis=0)[order], model, x, order)
+        _assignment_panel(left, r.mean(axis=0)[order], model, x, order, data)
     else:
         right = figure.subplots()
     shown = order[np.unique(np.linspace(0, N - 1, min(N, pictures.MAX_HEAT)).astype(int))]
@@ -227,14 +235,14 @@ def assignments(result, model, x, name="") -> Figure | None:
     right.set_yticks(ticks if labels[0] else [], labels if labels[0] else [])
     for side in ("top", "right", "left", "bottom"):
         right.spines[side].set_visible(False)
-    right.set_xlabel(f"observation: {pictures.quantity(model)}" if labels[0] else "observation, in order")
+    right.set_xlabel(f"observation: {pictures.quantity(data)}" if labels[0] else "observation, in order")
     right.set_title("shared component, P(z$_i$ = z$_j$ | data)")
     figure.colorbar(image, ax=right, shrink=0.85, label="probability")
     pictures.title(figure, f"Which observation belongs where{f', by {name}' if name else ''}")
     return figure
 
 
-def _assignment_panel(axis, r, model, x, order):
+def _assignment_panel(axis, r, model, x, order, data):
     """r (N, K), rows in the order of the data."""
     N, K = r.shape
     which = "components sorted in every draw" if sorted_by(model) else "components as the model numbers them"
@@ -254,7 +262,7 @@ def _assignment_panel(axis, r, model, x, order):
         if labels[0]:
             axis.set_xticks(np.arange(N), labels, rotation=90, fontsize=7)
         axis.set_xlim(-0.7, N - 0.3)
-        axis.set_xlabel(f"observation, smallest first: {pictures.quantity(model)}")
+        axis.set_xlabel(f"observation, smallest first: {pictures.quantity(data)}")
     else:
         position = np.arange(N) if isinstance(x, dict) or np.ndim(x) != 1 else np.asarray(x)[order]
         for k in range(K):
@@ -266,7 +274,7 @@ def _assignment_panel(axis, r, model, x, order):
                 lw=1.6,
                 label=pictures.component(model, k, ""),
             )
-        axis.set_xlabel(pictures.quantity(model))
+        axis.set_xlabel(pictures.quantity(data))
     axis.set_ylim(0, 1.0 if N <= pictures.MAX_BARS else 1.03)
     axis.set_ylabel("P(z$_n$ = component | data)")
     axis.set_title(which, pad=20)

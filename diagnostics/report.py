@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shlex
 from typing import Any, NamedTuple
 
 import jinja2
@@ -11,6 +12,7 @@ from diagnostics import plots, report_tables, verdicts
 from diagnostics.compare import full_settings
 from diagnostics.pictures import data_uri
 from diagnostics.report_tables import DASH, number
+from zoo.dataset import PER_UNIT
 
 KINDS = {
     "exact": "computes the posterior itself, up to a numerical error",
@@ -76,14 +78,12 @@ def render(comparison) -> str:
 def _context(comparison) -> dict[str, Any]:
     model, reference = comparison.model, comparison.reference
     standings = [standing(comparison, name) for name in comparison.backends]
-    data = model.data if model.data is not None and model.data.sha256 == comparison.data["sha256"] else None
     return {
         "title": model.title or model.name,
         "model": model,
         "story": (model.description or "").strip("\n"),
         "maths": _maths(model),
         "data": comparison.data,
-        "dataset": data,
         "seed": comparison.seed,
         "settings": {name: _settings(given) for name, given in comparison.settings.items()},
         "headline": headline(standings, reference),
@@ -289,7 +289,7 @@ def _fit_pictures(comparison) -> list[Picture]:
         dashed = " Dashed: the reference's density; where they agree, the two lines coincide."
     pictures = [
         _picture(
-            lambda: plots.fitted_density(comparison.results[name], model, x, name),
+            lambda: plots.fitted_density(comparison.results[name], model, x, name, comparison.data),
             f"Histogram of the {N} observations with the fitted density by {name}{where}.",
             f"Grey: the {N} observations as a histogram of area one, with a tick for each where they are few. "
             "Coloured: each component times its weight, averaged over the posterior; dashed: their sum, the fitted "
@@ -351,7 +351,7 @@ def _assignment_picture(comparison) -> Picture | None:
     else:
         used = "No relabelling: the components' parameters are known, so their numbers mean something."
     return _picture(
-        lambda: plots.assignments(comparison.results[name], comparison.model, comparison.x, name),
+        lambda: plots.assignments(comparison.results[name], comparison.model, comparison.x, name, comparison.data),
         f"Assignment probabilities of the {comparison.data['N']:,} observations by {name}, and the matrix of the "
         "probabilities that two observations share a component.",
         f"Bars or curves: how the probability of each observation is shared among the components. {used} Matrix: the "
@@ -384,6 +384,21 @@ def _maths(model) -> list[str]:
     return [*prior, *observation]
 
 
+def _reading(data) -> list[str]:
+    """The options that read a user's file as it was read."""
+    is_file = pathlib.PurePath(data["source"]).stem == data["name"]
+    words = [f"--data {shlex.quote(data['source']) if is_file else 'FILE.csv'}"]
+    if data["columns"]:
+        words.append(f"--column {shlex.quote(','.join(data['columns']))}")
+    if data["variant"].startswith(PER_UNIT):
+        words.append(f"--frequency {shlex.quote(data['variant'].removeprefix(PER_UNIT))}")
+    if data["standardized"]:
+        words.append("--standardize")
+    elif data["units"]:
+        words.append(f"--units {shlex.quote(data['units'])}")
+    return words
+
+
 def command(comparison) -> str:
     """The command line that repeats the comparison."""
     from zoo import catalogue
@@ -396,7 +411,7 @@ def command(comparison) -> str:
         value = value.replace("(", "[").replace(",)", "]").replace(")", "]")
         words.append(f"--set {name}={value}")
     if comparison.data.get("name") != getattr(comparison.model.data, "name", None):
-        words.append("--data FILE.csv")
+        words += _reading(comparison.data)
     ran = [name for name, entry in comparison.backends.items() if entry["status"] != "refused"]
     if list(comparison.backends) != [name for name, (_, _, default) in inference.TABLE.items() if default]:
         words.append(f"--backends {','.join(ran)}")

@@ -72,17 +72,61 @@ def print_model(out, found):
         data = found["data"]
         out.print("Data", style="bold")
         units = f", in {data['units']}" if data["units"] else ""
-        out.print(f"    {data['name']}, N = {data['N']}, D = {data['D']}{units}")
+        variant = f" ({data['variant']})" if data["variant"] else ""
+        out.print(f"    {data['name']}{variant}, N = {data['N']}, D = {data['D']}{units}")
         out.print(f"    {data['source']}; {data['licence']}; SHA-256 {data['sha256'][:16]}", soft_wrap=True)
     out.print("Back ends", style="bold")
     for name, reason in found["backends"].items():
         out.print(f"    {name}: {'serves it' if reason is None else f'refuses, {reason}'}", soft_wrap=True)
 
 
+def print_datasets(out, found):
+    """The list of `zoo data`: a line of facts, then a line of words, for each."""
+    table = _table("", "name", "N", "D", "variant", "licence", "models")
+    for column in table.columns[3:]:
+        column.justify = "left"
+    for about in found:
+        cells = about["name"], f"{about['N']:,}", str(about["D"]), about["variant"], about["licence"]
+        table.add_row(*cells, ", ".join(about["models"]))
+    out.print(table)
+    out.print("What they are, their units and origin", style="bold")
+    for about in found:
+        units = f" [{about['units']}]" if about["units"] else ""
+        out.print(f"{about['name']}: {about['what']}{units}. {about['origin']}", soft_wrap=True)
+    out.print("\nzoo data NAME shows one of them; zoo data NAME --out FILE.csv exports it", soft_wrap=True)
+
+
+def print_dataset(out, about, first):
+    """What is known of one data set, its columns, and its first rows."""
+    variant = f" ({about['variant']})" if about["variant"] else ""
+    out.print(f"{about['name']}{variant}: {about['what']}", style="bold")
+    out.print(f"N = {about['N']:,}, D = {about['D']}")
+    for key in ("units", "origin", "carrier", "licence", "note", "sha256"):
+        if about[key]:
+            out.print(f"{'SHA-256' if key == 'sha256' else key}: {about[key]}", soft_wrap=True)
+    out.print(f"models: {', '.join(about['models']) or 'none'}", soft_wrap=True)
+    if about["classes"]:
+        sizes = ", ".join(f"{name} {size}" for name, size in about["classes"]["sizes"].items())
+        out.print(f"classes ({about['classes']['column']}): {sizes}", soft_wrap=True)
+    table = _table("", "column", "least", "mean", "largest", "missing", "categories")
+    for name, column in about["columns"].items():
+        figures = (_figure(column[key]) for key in ("least", "mean", "largest"))
+        words = ", ".join(f"{i} {word}" for i, word in enumerate(column["categories"] or ()))
+        table.add_row(name, *figures, str(column["missing"] or ""), words)
+    out.print(table)
+    head, *rows = first
+    if len(head) <= 12:
+        table = _table("First rows", *map(str, head))
+        for row in rows:
+            table.add_row(*map(str, row))
+        out.print(table)
+
+
 def print_tables(out, comparison):
     """Functionals, labellings and costs of a comparison."""
     data, reference = comparison.data, comparison.reference
-    out.print(f"{comparison.model.name}, data {data['name']}: N = {data['N']}, D = {data['D']}", style="bold")
+    variant = f" ({data['variant']})" if data["variant"] else ""
+    out.print(f"{comparison.model.name}, data {data['name']}{variant}: N = {data['N']}, D = {data['D']}", style="bold")
     known = "" if reference.log_evidence is None else f"; log evidence {reference.log_evidence:.13g}"
     source = f"{reference.kind}, {reference.source}" if reference.values else "none"
     out.print(f"Reference: {source}{known}\n")

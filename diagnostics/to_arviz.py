@@ -292,6 +292,7 @@ def _attributes(result, model, x, backend, settings, seed):
         "seed": -1 if seed is None else int(seed),
         "versions": json.dumps(versions()),
         "data_name": model.data.name if same else "",
+        "data_variant": model.data.variant if same else "",
         "data_sha256": sha256,
         "cost": json.dumps(result.cost._asdict(), default=float),
         "warnings": json.dumps(list(result.warnings)),

@@ -19,8 +19,8 @@ import numpy as np
 from genjax import ChoiceMap, gen
 from jax.scipy.special import logsumexp
 
-from zoo import introspect, nearest, probe
-from zoo.dataset import Dataset
+from zoo import introspect, nearest, probe, tables
+from zoo.dataset import Dataset, of_table
 
 Params = dict[str, Any]
 
@@ -72,11 +72,11 @@ class Mixture:
             arguments = self._arguments(params, self.covariates_row)
             drawn, _ = introspect.sample(self.observation, arguments, key)
             found, _ = introspect.sites(self.observation, arguments, drawn)
-            families.update({name: site.family for name, site in found.items()})
+            families.update({name: (site.family, _num_categories(site)) for name, site in found.items()})
             return drawn
 
         shapes = jax.eval_shape(draw, jax.random.key(0))
-        return {name: Shape(s.shape, s.dtype, families[name]) for name, s in shapes.items()}
+        return {name: Shape(s.shape, s.dtype, *families[name]) for name, s in shapes.items()}
 
     @property
     def assignment_dtype(self):
@@ -90,6 +90,14 @@ class Mixture:
         if not isinstance(x, dict) or "covariates" not in x:
             return None
         return jax.tree.map(lambda leaf: np.asarray(leaf)[0], x["covariates"])
+
+    @property
+    def data_shapes(self) -> dict[str, tuple[int, ...]]:
+        """What `x` holds: key -> shape of one row, the covariates included; {"x": ()} for an array (N,)."""
+        shapes = {name: self.observation_shapes[name].shape for name in self._observation_names}
+        if isinstance(self.covariates_row, dict):
+            raise ValueError(f"{self.name} has several arrays of covariates: give its data from Python, as a dict")
+        return shapes if self.covariates_row is None else {**shapes, "covariates": np.shape(self.covariates_row)}
 
     def joint(self, n: int, covariates=None):
         """The GenJAX generative function of all N observations: the prior's addresses, ("obs", "z"), ("obs", "x").
@@ -268,6 +276,8 @@ class Mixture:
 
         Host side; compiles nothing for families whose support is known here, else one small program.
         """
+        if tables.is_frame(x):
+            x = self.of_frame(x, name).x
         names = self._observation_names
         if set(names) == {"x"} and not isinstance(x, dict):
             return self._check_density(self._check_leaf(x, "x", name), name)
@@ -278,13 +288,41 @@ class Mixture:
             raise ValueError(f"{name} should have the keys {', '.join(expected)}, got {', '.join(map(str, x))}")
         checked = {k: self._check_leaf(x[k], k, f"{name}[{k!r}]") for k in names}
         if "covariates" in x:
-            checked["covariates"] = jax.tree.map(np.asarray, x["covariates"])
+            checked["covariates"] = self._check_covariates(x["covariates"], f"{name}['covariates']")
         lengths = {k: len(leaf) for k, leaf in checked.items() if k != "covariates"}
         covariates = jax.tree.leaves(checked.get("covariates", []))
         lengths |= {f"covariates[{i}]": len(leaf) for i, leaf in enumerate(covariates)}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the entries of {name} should have one length N, got {lengths}")
         return self._check_density(checked, name)
+
+    def _check_covariates(self, covariates, name):
+        """`covariates` as arrays whose rows are like those of the model's data, finite; ValueError otherwise."""
+        rows, structure = jax.tree.flatten(self.covariates_row)
+        leaves, given = jax.tree.flatten(covariates, is_leaf=lambda leaf: not isinstance(leaf, dict))
+        if given != structure:
+            raise ValueError(f"{name} should be built like those of {self.name}'s own data, {structure}; got {given}")
+        checked = []
+        for leaf, row in zip(leaves, rows, strict=True):
+            array = np.asarray(leaf)
+            if array.dtype.kind not in "biuf":
+                raise ValueError(f"{name} should be numbers, got values of type {array.dtype}")
+            if array.shape[1:] != np.shape(row) or array.ndim == 0:
+                wanted = ", ".join(["N", *map(str, np.shape(row))])
+                raise ValueError(f"{name} should have shape ({wanted}) for {self.name}, got {array.shape}")
+            bad = np.flatnonzero(~np.isfinite(array.astype(float)).reshape(len(array), -1).all(axis=1))
+            if len(bad):
+                raise ValueError(f"{name} row {bad[0]} is NaN or infinite; remove or impute it")
+            checked.append(array)
+        return jax.tree.unflatten(structure, checked)
+
+    def of_frame(self, frame, name: str = "x") -> Dataset:
+        """A pandas object as data: the columns called as the features of the model's data are, else all, in order."""
+        table, shapes = tables.of_frame(frame), self.data_shapes
+        if set(shapes) != {"x"}:
+            return of_table(table, name, keys=shapes, where=name)
+        features = tuple(self.data.columns) if self.data is not None else ()
+        return of_table(table, name, (), int(np.prod(shapes["x"], dtype=int)), names=features, where=name)
 
     def _check_density(self, x, name):
         """`x`, or ValueError for a row that no component can produce; asked only of the families in _ASKED."""
@@ -321,7 +359,8 @@ class Mixture:
             raise ValueError(f"{name} row {huge[0]} is {values[huge[0]]}: its density underflows; rescale the data")
         outside = self.outside_support(floats, address)
         if len(outside):
-            raise ValueError(f"{name} row {outside[0]} is {values[outside[0]]}, outside the support of {self.name}")
+            says = f"{name} row {outside[0]} is {values[outside[0]]}, outside the support of {self.name}"
+            raise ValueError(f"{says}: {self._needs(address)}")
         return floats
 
     def outside_support(self, values, address="x"):
@@ -329,11 +368,14 @@ class Mixture:
 
         Host side; families that are not listed here have no such rows (`check` asks their density).
         """
-        family = self.observation_shapes[address].family
+        family, num_categories = self.observation_shapes[address][2:]
         if family == "Bernoulli":
             return np.flatnonzero(((values != 0) & (values != 1)).reshape(len(values), -1).any(axis=1))
         if family in _COUNTS:
-            return np.flatnonzero(((values < 0) | (values != np.floor(values))).reshape(len(values), -1).any(axis=1))
+            wrong = (values < 0) | (values != np.floor(values)) | (values >= (num_categories or np.inf))
+            return np.flatnonzero(wrong.reshape(len(values), -1).any(axis=1))
+        if family == "VonMises":  # float32 rounds pi up
+            return np.flatnonzero((np.abs(values) > np.pi * (1 + 1e-6)).reshape(len(values), -1).any(axis=1))
         if family in _NONNEGATIVE:
             return np.flatnonzero((values < 0).reshape(len(values), -1).any(axis=1))
         if family in _POSITIVE:
@@ -342,19 +384,43 @@ class Mixture:
             return np.flatnonzero(((values <= 0) | (values >= 1)).reshape(len(values), -1).any(axis=1))
         return np.array([], int)
 
+    def _needs(self, address) -> str:
+        """What the values of the site `address` are, for a reader who gave others."""
+        family, num_categories = self.observation_shapes[address][2:]
+        if family == "Categorical" and num_categories is not None:
+            return f"its {num_categories} categories are 0, ..., {num_categories - 1}"
+        for families, says in _SAYS:
+            if family in families:
+                return says
+        return ""
+
 
 class Shape(NamedTuple):
-    """A site of the observation: the shape and dtype of its value, and its distribution's class name."""
+    """A site of the observation: shape and dtype of its value, its distribution's class name, its L if categorical."""
 
     shape: tuple[int, ...]
     dtype: Any
     family: str
+    num_categories: int | None = None
+
+
+def _num_categories(site) -> int | None:
+    tables = [site.parameters[k] for k in ("probs", "logits") if k in site.parameters]
+    return int(np.shape(tables[0])[-1]) if site.family == "Categorical" and tables else None
 
 
 _COUNTS = {"Poisson", "Binomial", "NegativeBinomial", "Bernoulli", "Categorical", "Geometric"}
 _POSITIVE = {"LogNormal", "InverseGamma"}
 _NONNEGATIVE = {"Exponential", "Gamma", "Weibull"}
 _UNIT = {"Beta", "Kumaraswamy", "LogitNormal"}
+_SAYS = (
+    ({"Bernoulli"}, "its values are 0 and 1"),
+    (_COUNTS, "counts are 0, 1, 2, ..."),
+    (_NONNEGATIVE, "its values are 0 or more"),
+    (_POSITIVE, "its values are above 0"),
+    (_UNIT, "its values lie between 0 and 1"),
+    ({"VonMises"}, "angles are radians from -pi to pi"),
+)
 # families with a support of their own, whatever the parameters, that the density itself is asked about
 _ASKED = {"Binomial", "Chi2", "Gamma", "HalfCauchy", "HalfNormal", "HalfStudentT", "Weibull"}
 

@@ -17,7 +17,7 @@ def test_every_entry_has_the_documented_keys_and_a_builder_that_makes_the_model(
     for name, entry in zoo.catalogue().items():
         assert set(entry) == {
             *("name", "title", "family", "num_components", "num_observations", "num_features", "exchangeable"),
-            *("backends", "exact", "module"),
+            *("backends", "exact", "module", "data"),
         }
         assert zoo.MODELS[name].name == name
         assert entry["title"] and entry["backends"]

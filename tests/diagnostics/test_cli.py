@@ -105,6 +105,11 @@ BAD = [
     ("compare bento --warmup x", "should be a whole number, from 0 to 100000000, not 'x'"),
     ("compare bento --precision float16", "invalid choice: 'float16'"),
     ("compare bento --column a", "--column chooses columns of --data"),
+    ("compare bento --standardize", "--standardize changes columns of --data"),
+    ("compare bento --frequency n", "--frequency names a column of --data"),
+    ("compare bento --data {tmp}/two.csv --column a --frequency c", "has no column 'c'"),
+    ("compare bento --data {tmp}/two.csv --column a --standardize", "in every row: it cannot be standardised"),
+    ("compare bento --data {tmp}/two.parquet", "Parquet"),
     ("compare bento --set scale", "--set takes NAME=VALUE, got 'scale'"),
     ("compare bento --set scale=wide", "is not a TOML value"),
     ("compare bento --set scal=2", "no constant 'scal': did you mean 'scale'?"),
@@ -144,6 +149,7 @@ def test_bad_input_gets_one_sentence_and_status_2(line, sentence, tmp_path, caps
         "words.csv": "a\n1\ntwo\n",
         "nan.csv": "a\n1\nnan\n",
         "two.csv": "a,b\n1,2\n",
+        "two.parquet": "a,b\n1,2\n",
         "huge.csv": "a\n1e200\n",
         "equal.csv": "a\n1\n1\n2\n",
         "model.py": MODEL_FILE,
@@ -223,6 +229,20 @@ def test_fit_prints_a_summary_and_leaves_one_file(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "bento by gibbs" in out and "sorted_means[0]" in out and "mixed" in out
     assert files(tmp_path / "out") == ["gibbs.nc"]
+
+
+def test_how_a_users_file_was_read_is_in_the_result(tmp_path, capsys):
+    (tmp_path / "own.csv").write_text("note,kilos,times\n" + "x,0.35,3\ny,0.5,4\n")
+    line = f"compare bento --backends enumeration --json --data {tmp_path}/own.csv --column kilos --frequency times"
+    assert cli.main(f"{line} --units kg".split()) == 0
+    found = json.loads(capsys.readouterr().out)["data"]
+    assert (found["name"], found["N"], found["units"], found["columns"]) == ("own", 7, "kg", ["kilos"])
+    assert found["variant"] == "a row per unit of times" and found["standardized"] == {}
+    assert cli.main(f"{line} --standardize".split()) == 0
+    found = json.loads(capsys.readouterr().out)["data"]
+    mean, sd = (3 * 0.35 + 4 * 0.5) / 7, 0.15 * np.sqrt(12) / 7
+    assert found["units"] == "standardised"
+    assert found["standardized"] == {"kilos": {"mean": pytest.approx(mean), "sd": pytest.approx(sd)}}
 
 
 def test_a_model_from_a_file_is_compared_like_the_zoos(tmp_path, capsys):

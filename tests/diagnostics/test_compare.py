@@ -422,7 +422,10 @@ def test_json_is_strict_and_has_the_documented_keys(backends):
         *("labelling_shares", "labelling_share_errors"),
     ]
     assert found["schema"] == 1 and found["model"] == "bento" and found["seed"] == 7
-    assert list(found["data"]) == ["name", "sha256", "N", "D"] and found["data"]["N"] == 20
+    assert list(found["data"]) == [
+        *("name", "variant", "columns", "units", "standardized", "source", "licence", "sha256", "N", "D")
+    ]
+    assert found["data"]["N"] == 20 and found["data"]["columns"] == ["weight"] and found["data"]["units"] == "g"
     assert found["reference"] == {
         "kind": "exact",
         "source": "quadrature",

@@ -15,6 +15,7 @@ import inference
 from diagnostics import cli, commands, pictures, plots, report, report_tables
 from diagnostics.compare import Reference, compare
 from inference.results import Cost, Draws, Exact, PointMass
+from zoo import dataset
 from zoo.models.bento import bento, bento_known
 from zoo.models.coffee import coffee
 
@@ -247,6 +248,28 @@ def test_write_leaves_one_file_that_says_the_same(comparison, page, tmp_path):
     path = report.write(comparison, tmp_path / "report.html")
     assert path == tmp_path / "report.html" and [p.name for p in tmp_path.iterdir()] == ["report.html"]
     assert Reader(path.read_text(encoding="utf-8")).text == Reader(page).text
+
+
+def test_a_users_file_is_described_and_the_command_reads_it_as_it_was_read(tmp_path):
+    (tmp_path / "lunch.csv").write_text("kilos,times,kind\n0.35,3,a\n0.5,4,b\n")
+    data = dataset.read(tmp_path / "lunch.csv", ("kilos",), frequency="times", standardize=True)
+    found = compare(bento(), ["enumeration"], data)
+    args = cli.parse(shlex.split(report.command(found))[1:])
+    assert (args.data, args.column, args.frequency, args.standardize) == ("lunch.csv", "kilos", "times", True)
+    text = Reader(report.render(found)).text
+    assert "lunch (a row per unit of times), N = 7, D = 1; kilos (standardised)" in text
+    assert "kilos: mean 0.435714, standard deviation 0.0742307" in text
+    assert "weight (g)" not in text
+
+
+def test_axes_are_named_after_the_data_shown_not_the_models_own():
+    model = bento()
+    assert pictures.quantity(pictures.known(model, model.data.x)) == "weight (g)"
+    assert pictures.quantity(pictures.known(model, model.data.x + 1)) == "x"
+    galaxy = {"columns": ["velocity"], "units": "1000 km/s"}
+    assert pictures.quantity(galaxy) == "velocity (1000 km/s)"
+    assert pictures.height(model, galaxy) == "density (per 1000 km/s)"
+    assert pictures.height(model, {"columns": ["a"], "units": "standardised"}) == "density"
 
 
 # -- any subset of back ends --------------------------------------------------------------------------------------

@@ -3,11 +3,25 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
-from genjax import bernoulli, beta, binomial, categorical, exponential, gamma, gen, half_normal, poisson, uniform
+from genjax import (
+    bernoulli,
+    beta,
+    binomial,
+    categorical,
+    exponential,
+    gamma,
+    gen,
+    half_normal,
+    normal,
+    poisson,
+    uniform,
+    von_mises,
+)
 from numpy.testing import assert_allclose
 
-from zoo import MODELS, introspect
+from zoo import MODELS, Dataset, introspect
 from zoo.load import load
 from zoo.mixture import Mixture
 from zoo.models.bento import bento, bento_full, bento_known
@@ -228,3 +242,61 @@ def test_float32_works_and_keeps_its_dtype():
     )
     exact = model.log_table({k: v.astype(jnp.float64) for k, v in params.items()}, x.astype(jnp.float64))
     assert_allclose(model.log_table(params, x), exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "site, good, bad, sentence",
+    [
+        (lambda u: categorical(probs=np.ones(3) / 3), 2, 3, "its 3 categories are 0, ..., 2"),
+        (lambda u: categorical(probs=np.ones((2, 4)) / 4), [0, 3], [1, 4], "its 4 categories are 0, ..., 3"),
+        (lambda u: categorical(logits=np.zeros(3)), 0, -1, "its 3 categories are 0, ..., 2"),
+        (lambda u: poisson(u), 3, -1, "counts are 0, 1, 2, ..."),
+        (lambda u: poisson(u), 3, 1.5, "counts are 0, 1, 2, ..."),
+        (lambda u: von_mises(u, 1.0), 3.0, 90.0, "angles are radians from -pi to pi"),
+        (lambda u: bernoulli(probs=u), 1, 2, "its values are 0 and 1"),
+    ],
+)
+def test_values_that_the_family_does_not_have_are_refused_and_it_says_which_it_has(site, good, bad, sentence):
+    @gen
+    def prior():
+        return {"u": uniform(np.full(2, 0.2), 0.8) @ "u"}
+
+    @gen
+    def observation(params):
+        z = categorical(probs=np.full(2, 0.5)) @ "z"
+        return site(params["u"][z]) @ "x"
+
+    model = Mixture(name="m", num_components=2, exchangeable=True, prior=prior, observation=observation)
+    assert np.array_equal(model.check([good]), [good])
+    with pytest.raises(ValueError) as error:
+        model.check([good, bad])
+    assert str(error.value).startswith("x row 1 is") and str(error.value).endswith(f"support of m: {sentence}")
+
+
+@pytest.mark.parametrize(
+    "covariates, sentence",
+    [
+        ([0.0, np.nan], "row 1 is NaN or infinite"),
+        ([[0.0], [1.0]], r"should have shape \(N\) for line"),
+        ([0.0, 1.0, 2.0], "should have one length N"),
+        (["a", "b"], "should be numbers"),
+        ({"t": [0.0, 1.0]}, "should be built like those"),
+    ],
+)
+def test_bad_covariates_are_refused_in_a_sentence(covariates, sentence):
+    @gen
+    def prior():
+        return {"slope": normal(np.zeros(2), 1.0) @ "slope"}
+
+    @gen
+    def observation(params, t):
+        z = categorical(probs=np.full(2, 0.5)) @ "z"
+        return normal(params["slope"][z] * t, 1.0) @ "x"
+
+    data = Dataset(name="line", x={"x": np.zeros(2), "covariates": np.arange(2.0)})
+    line = Mixture(name="line", num_components=2, exchangeable=True, prior=prior, observation=observation, data=data)
+    frame = pd.DataFrame({"covariates": [0, 1], "x": [2.0, 3.0]})
+    assert line.check(frame)["covariates"].tolist() == [0, 1] and line.check(frame)["x"].tolist() == [2, 3]
+    assert line.data_shapes == {"x": (), "covariates": ()}
+    with pytest.raises(ValueError, match=sentence):
+        line.check({"x": np.zeros(2), "covariates": covariates})
