@@ -17,6 +17,9 @@ COMMANDS = {
     "fit": "diagnostics.commands:fit",
     "compare": "diagnostics.commands:compare",
     "calibrate": "diagnostics.commands:calibrate",
+    "new": "diagnostics.authoring:new",
+    "check": "diagnostics.authoring:check",
+    "simulate": "diagnostics.authoring:simulate",
 }
 HELP = {
     "list": "the models there are",
@@ -25,6 +28,9 @@ HELP = {
     "fit": "one posterior by one back end",
     "compare": "every applicable back end on one posterior, compared with the best reference",
     "calibrate": "whether back ends sample the right law: joint tests, ratio tests, simulation-based calibration",
+    "new": "a commented model file to fill in, and its test",
+    "check": "whether a model keeps the contract, identity by identity",
+    "simulate": "data from a model at one draw of its prior",
 }
 OLDER_RUNTIME = "xla_cpu_use_thunk_runtime=false"
 
@@ -120,10 +126,19 @@ def build_command(name: str, parser: Parser | None = None) -> Parser:
         add("--column", metavar="NAME[,NAME]", help="the columns to take; default: the features")
         add("--out", metavar="FILE.csv", help="export it there")
         return parser
-    add("name", metavar="MODEL", nargs="?", help="a name from `zoo list`")
+    if name == "new":
+        add("name", metavar="NAME", nargs="?", help="of the model; a Python name")
+        add("--out", metavar="FOLDER", help="where to write NAME.py and test_NAME.py; default: here")
+        return parser
+    add("name", metavar="MODEL", nargs="?", help="a name from `zoo list`, or FILE.py:NAME as of --model")
     add("--model", metavar="FILE.py:NAME", help="in place of MODEL: a Mixture, or a function that returns one")
     add("--set", metavar="NAME=VALUE", action="append", default=[], help="a constant of the model, in TOML syntax")
-    if name == "show":
+    if name in ("show", "check"):
+        return parser
+    if name == "simulate":
+        add("-n", metavar="N", type=whole(1, 10**7), default=100, help="observations; default: 100")
+        add("--seed", metavar="N", type=whole(0, 2**63 - 1), default=0, help="default: 0")
+        add("--out", metavar="FILE.csv", help="where to write them; default: standard output")
         return parser
     if name == "calibrate":
         add("--backends", metavar="NAME[,NAME]", help="default: every one that serves the model and returns draws")

@@ -56,8 +56,8 @@ def _some(chosen, every) -> str:
 def show(args) -> int:
     """`zoo show`: the declaration of one model, and who serves it."""
     prepare("float64")
-    _hush()
-    model = _model(args)
+    hush()
+    model = chosen_model(args)
     found = describe(model)
     if args.json:
         print(json.dumps({"schema": 1, **found}, indent=1, ensure_ascii=False))
@@ -147,13 +147,13 @@ def calibrate(args) -> int:
         _check_file(page)
     kept = _kept(figures, args) if args.resume else {"rows": []}
     prepare("float64")
-    _hush()
+    hush()
     from diagnostics import calibrate, calibration
 
     if everything:
         models = calibrate.default_models()
     else:
-        models = [calibration.wide(args.name, **constants) if args.name else _model(args, constants)]
+        models = [calibration.wide(args.name, **constants) if args.name else chosen_model(args, constants)]
     for name in backends or ():
         if not calibrate.returns_draws(name):
             raise ValueError(f"{name} returns no draws, so there is nothing to calibrate")
@@ -212,8 +212,8 @@ def _run(args, backends, resume=None):
     early = args.data is not None and entry and entry["data"]["array"]
     data = _read(args, entry["num_features"], entry["data"]["features"]) if early else None
     prepare(args.precision)
-    _hush()
-    model = _model(args, constants)
+    hush()
+    model = chosen_model(args, constants)
     if args.data is not None and data is None:
         data = _read_for(args, model)
     from diagnostics.compare import accepted, compare, plan
@@ -261,7 +261,7 @@ def _entry(args) -> dict | None:
     return catalogue()[args.name]
 
 
-def _model(args, constants=None):
+def chosen_model(args, constants=None):
     """The Mixture that MODEL or --model, and --set, name."""
     constants = _constants(args) if constants is None else constants
     entry = _entry(args)
@@ -393,7 +393,7 @@ def _check_distinct(model, x, plans):
             )
 
 
-def _hush():
+def hush():
     """Libraries' notices that no user of this program can act on: of their own future, of float32 as asked for."""
     import warnings
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from genjax import ChoiceMap
 from jax.scipy.special import logsumexp
+from numpyro import handlers
 from numpyro.infer.util import log_density
 
 from inference import space
@@ -42,14 +43,99 @@ def check(model: Mixture) -> dict[str, Finding]:
     return found
 
 
+def assignment_has_k_values(model: Mixture) -> Finding:
+    """z is a categorical of K values, or a flip where K = 2; probabilities were not handed over as logits."""
+    shape = model.observation_shapes["z"]
+    if jnp.issubdtype(shape.dtype, jnp.floating):
+        return Finding(False, f"z has dtype {shape.dtype}; it should be a whole number from 0, or a flip")
+    values = 2 if shape.dtype == bool else shape.num_categories
+    if values is not None and values != model.num_components:
+        return Finding(False, f"z has {values} values but num_components is {model.num_components}")
+    logits = _assignment_logits(model)
+    if logits is not None and np.all((logits >= 0) & (logits <= 1)) and np.allclose(logits.sum(-1), 1, atol=1e-4):
+        return Finding(
+            False, "z has logits that sum to 1: a bare categorical(p) means logits; write categorical(probs=p)"
+        )
+    return Finding(True, f"z has {values or 'as many'} values" + ("" if values else " as its distribution gives it"))
+
+
+def _assignment_logits(model):
+    """(P, K) the logits that z was declared with at the random points, or None where it has probabilities."""
+    params, x = _points(model)
+
+    def logits(p, x):
+        observed = x if isinstance(x, dict) else {"x": x}
+        covariates = observed.get("covariates")
+        row = {name: leaf[0] for name, leaf in observed.items() if name != "covariates"}
+        first = None if covariates is None else jax.tree.map(lambda leaf: leaf[0], covariates)
+        found = model.observation_sites(p, 0, row, first)["z"].parameters
+        return found.get("logits", jnp.zeros(0)) if found.get("probs") is None else jnp.zeros(0)
+
+    found = np.asarray(_each(logits)(params, x))
+    return found if found.size else None
+
+
+def densities_are_finite(model: Mixture) -> Finding:
+    """No NaN and no +inf in the table; every simulated observation has a finite density in some component."""
+    params, x = _points(model)
+    table = np.asarray(_each(model.log_table)(params, x))
+    bad = np.isnan(table) | (table == np.inf)
+    if bad.any():
+        where = {name: np.asarray(leaf)[np.argwhere(bad)[0][0]].tolist() for name, leaf in params.items()}
+        return Finding(False, f"the table is {table[bad][0]} at params {where}")
+    lost = np.isneginf(table).all(axis=-1).sum()
+    return Finding(not lost, f"{lost} of {table[..., 0].size} simulated observations have density 0 in every component")
+
+
+def own_data_are_served(model: Mixture) -> Finding:
+    """The model's data pass its own check and have a finite density at some prior draw."""
+    if model.data is None:
+        return Finding(True, "no data of its own; give --data")
+    x = model.check(model.data.x)
+    params, _ = _points(model)
+    density = np.asarray(jax.jit(jax.vmap(lambda p: model.log_density(p, x)))(params))
+    return Finding(
+        bool(np.isfinite(density).any()), f"finite density at {np.isfinite(density).sum()} of {NUM_POINTS} draws"
+    )
+
+
 def twin_equals_table(model: Mixture) -> Finding:
     """|twin - table| <= 1e-10 (1 + |log density|) at 50 random points."""
     if model.twin is None:
         return Finding(True, "no hand-written twin to compare")
     params, x = _points(model)
+    missing = [name for name in model.param_shapes if name not in _twin_sites(model, _few(x, 2))]
+    if missing:
+        return Finding(False, f"the twin has no site {', '.join(missing)}")
     ours = _each(model.log_density)(params, x)
     twin = _each(lambda p, x: log_density(model.twin, (x,), {}, p)[0])(params, x)
-    return _close(twin, ours, "log density of the twin and of the table")
+    found = _close(twin, ours, "log density of the twin and of the table")
+    return found if found.holds else found._replace(detail=f"{found.detail}; {_where_twins_differ(model, params, x)}")
+
+
+def _twin_sites(model, x) -> set[str]:
+    found = set()
+
+    def look():
+        trace = handlers.trace(handlers.seed(model.twin, rng_seed=0)).get_trace(x)
+        found.update(name for name, site in trace.items() if site["type"] == "sample")
+
+    jax.eval_shape(look)
+    return found
+
+
+def _where_twins_differ(model, params, x) -> str:
+    """The prior's sites whose density in the twin is another than declared; else the likelihood."""
+
+    def twins(p, x):
+        with handlers.seed(rng_seed=0), handlers.substitute(data=p):
+            trace = handlers.trace(model.twin).get_trace(x)
+        return {name: trace[name]["fn"].log_prob(trace[name]["value"]).sum() for name in p}
+
+    theirs = _each(twins)(params, x)
+    ours = _each(lambda p, x: {name: site.score.sum() for name, site in model.prior_sites(p).items()})(params, x)
+    wrong = [name for name in ours if not _close(theirs[name], ours[name], "").holds]
+    return f"they differ in the prior of {', '.join(wrong)}" if wrong else "the priors agree: they differ in x"
 
 
 def twin_gradient_equals_tables(model: Mixture) -> Finding:
@@ -179,6 +265,9 @@ def bad_data_is_refused(model: Mixture) -> Finding:
 IDENTITIES: dict[str, Callable[[Mixture], Finding]] = {
     f.__name__: f
     for f in (
+        assignment_has_k_values,
+        densities_are_finite,
+        own_data_are_served,
         twin_equals_table,
         twin_gradient_equals_tables,
         halves_sum_to_the_table,

@@ -280,6 +280,20 @@ def print_paths(out, paths):
         out.print(f"\nIn {paths[0].parent}: {names}", soft_wrap=True)
 
 
+def print_contract(out, name, identities, backends):
+    """What holds of a model and what does not, and who serves it. `identities`: sentence, whether it holds, detail."""
+    for sentence, holds, detail in identities:
+        said = "" if holds else f": {detail}"
+        out.print(f"{'holds' if holds else 'FAILS'}  {sentence}{said}", style=None if holds else "bold", soft_wrap=True)
+    served = [backend for backend, reason in backends.items() if reason is None]
+    out.print(f"\nserved by {', '.join(served) or 'no back end'}", soft_wrap=True)
+    for backend, reason in backends.items():
+        if reason is not None:
+            out.print(f"  {backend} refuses: {reason}", soft_wrap=True)
+    broken = sum(not holds for _, holds, _ in identities)
+    out.print(f"\n{name}: {'the contract holds' if not broken else f'{broken} of {len(identities)} do not hold'}")
+
+
 def print_calibration(out, table):
     """The table of proofs that `calibrate.calibrate` made."""
     from diagnostics.calibrate import COLUMNS, RATIO, cells_of

@@ -42,10 +42,14 @@ def _described(model, spec):
         except Exception as error:
             text = str(error).strip().splitlines()
             says = f"{type(error).__name__}: {text[0] if text else ''}"
+            if "GenerativeFunctionClosure" in str(error):
+                says = 'a choice in it, or in what it receives, has no address; write distribution(...) @ "name"'
             raise ValueError(f"{spec}: the {part} function cannot be traced: {says}") from None
     if "z" not in model.observation_shapes:
         sites = ", ".join(model.observation_shapes) or "none"
         raise ValueError(f"{spec}: the observation function needs a site 'z' for the assignment; its sites are {sites}")
+    if len(model.observation_shapes) == 1:
+        raise ValueError(f'{spec}: the observation function has no site for the value; write distribution(...) @ "x"')
     return model
 
 

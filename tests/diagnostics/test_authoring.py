@@ -1,0 +1,112 @@
+"""`zoo new`, `zoo check`, `zoo simulate`: what a writer of a model meets first."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diagnostics import authoring, contract
+from diagnostics.cli import main
+
+GOOD = """
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from genjax import categorical, gen, normal
+from zoo import Dataset, Mixture
+
+P = np.array([0.3, 0.7])
+
+@gen
+def prior():
+    means = normal(np.zeros(2), 3.0) @ "means"
+    return {"means": means}
+
+@gen
+def observation(params):
+    z = categorical(probs=P) @ "z"
+    return normal(params["means"][z], 1.0) @ "x"
+
+def twin(x):
+    means = numpyro.sample("means", dist.Normal(np.zeros(2), 3.0).to_event(1))
+    parts = dist.Normal(means, 1.0)
+    with numpyro.plate("n", len(x)):
+        numpyro.sample("x", dist.MixtureSameFamily(dist.Categorical(probs=jnp.asarray(P)), parts), obs=x)
+
+model = Mixture(name="mine", num_components=2, exchangeable=False, prior=prior, observation=observation, twin=twin,
+                data=Dataset(name="mine", x=np.array([0.5, -1.0, 2.0])))
+"""
+
+MISTAKES = {
+    "categorical(probs=P)": ("categorical(P)", "assignment_has_k_values", "write categorical(probs=p)"),
+    "num_components=2": ("num_components=3", "assignment_has_k_values", "z has 2 values but num_components is 3"),
+    "dist.Normal(np.zeros(2), 3.0)": ("dist.Normal(np.zeros(2), 4.0)", "twin_equals_table", "in the prior of means"),
+    "parts = dist.Normal(means, 1.0)": ("parts = dist.Normal(means, 2.0)", "twin_equals_table", "they differ in x"),
+    'sample("means"': ('sample("mu"', "twin_equals_table", "means"),
+    "exchangeable=False": ("exchangeable=True", "exchangeable_as_declared", "permuting changed the density"),
+    "[0.5, -1.0, 2.0]": ("[0.5, np.nan, 2.0]", "own_data_are_served", "row 1"),
+    'normal(params["means"][z], 1.0)': ('normal(params["means"][z], -1.0)', "densities_are_finite", "the table is nan"),
+}
+
+
+def checked(tmp_path, text, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    status = main(["check", "--model", f"{file}:model", "--json"])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def test_a_right_model_holds_and_its_back_ends_are_named(tmp_path, capsys):
+    status, found = checked(tmp_path, GOOD, capsys)
+    assert status == 0 and all(one["holds"] for one in found["contract"].values()), found
+    assert found["backends"]["nuts"] is None and found["backends"]["quadrature"] is None
+
+
+@pytest.mark.parametrize("right", MISTAKES)
+def test_a_mistake_is_told_where_it_is(tmp_path, capsys, right):
+    wrong, identity, words = MISTAKES[right]
+    assert right in GOOD
+    status, found = checked(tmp_path, GOOD.replace(right, wrong), capsys)
+    assert status == 1 and not found["contract"][identity]["holds"]
+    assert words in found["contract"][identity]["detail"], found["contract"][identity]
+
+
+@pytest.mark.parametrize(
+    "right, wrong, words",
+    [
+        (' @ "z"', "", 'write distribution(...) @ "name"'),
+        (' @ "means"', "", 'write distribution(...) @ "name"'),
+        (' @ "x"', "", 'write distribution(...) @ "x"'),
+    ],
+)
+def test_a_forgotten_address_is_told_in_a_sentence(tmp_path, capsys, right, wrong, words):
+    file = tmp_path / "mine.py"
+    file.write_text(GOOD.replace(right, wrong))
+    assert main(["check", "--model", f"{file}:model"]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_every_identity_has_its_sentence():
+    assert set(authoring.SENTENCES) == set(contract.IDENTITIES)
+
+
+def test_a_new_model_runs_as_it_stands_and_replaces_nothing(tmp_path, capsys):
+    assert main(["new", "mine", "--out", str(tmp_path)]) == 0
+    assert main(["check", "--model", f"{tmp_path / 'mine.py'}:mine"]) == 0
+    assert "the contract holds" in capsys.readouterr().out
+    assert "def test_mine_keeps_its_contract" in (tmp_path / "test_mine.py").read_text()
+    assert main(["new", "mine", "--out", str(tmp_path)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert main(["new", "2queues"]) == 2
+
+
+def test_simulated_data_come_back_with_their_assignments(tmp_path, capsys):
+    path = tmp_path / "x.csv"
+    assert main(["simulate", "coffee", "-n", "50", "--seed", "3", "--out", str(path)]) == 0
+    rows = np.genfromtxt(path, delimiter=",", names=True)
+    assert rows.dtype.names == ("caffeine", "assignment") and len(rows) == 50
+    assert set(rows["assignment"]) <= {0.0, 1.0, 2.0}
+    first = path.read_text()
+    main(["simulate", "coffee", "-n", "50", "--seed", "3", "--out", str(path)])
+    assert path.read_text() == first
