@@ -320,8 +320,8 @@ def _sentence(error) -> str:
 
 def _judge(comparison: Comparison, summaries):
     """Fills in `usable` and `verdict` of every back end that ran, and warns of rows that are not finite."""
-    reference = comparison.reference
     for name, summary in summaries.items():
+        reference = comparison.reference.against(name)
         entry, result = comparison.backends[name], comparison.results[name]
         rows = [row for row in comparison.rows if row["backend"] == name]
         broken = verdicts.not_finite(rows)

@@ -31,6 +31,11 @@ class Reference(NamedTuple):
     log_evidence: float | None = None
     log_evidence_se: float | None = None
     labellings: dict[tuple[int, ...], float] = {}
+    made_by: str = ""  # the back end whose stored run this is
+
+    def against(self, backend: str) -> "Reference":
+        """What a back end is held against: none is judged by its own run."""
+        return self if backend != self.made_by else Reference("none", "no reference but a run of its own", {})
 
     @property
     def label(self) -> str:
@@ -108,10 +113,11 @@ def value_of(f, summary) -> Value:
 
 
 def _adopt(stored, evidence) -> Reference:
-    """A stored or user's reference: values name -> (mean, sd, error)."""
+    """A stored or user's reference: values name -> (mean, sd, error, ...) as in `Value`."""
     values = {name: Value(*value) for name, value in stored.values.items()}
     log_evidence, se = (stored.log_evidence, stored.log_evidence_se) if stored.log_evidence is not None else evidence
-    return Reference(stored.kind, stored.source, values, log_evidence, se, dict(getattr(stored, "labellings", {})))
+    labellings, made_by = dict(getattr(stored, "labellings", {})), getattr(stored, "made_by", "")
+    return Reference(stored.kind, stored.source, values, log_evidence, se, labellings, made_by)
 
 
 def _stored(model, x):

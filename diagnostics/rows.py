@@ -17,7 +17,8 @@ FLAT = 1e-6  # probabilities and entropies that vary less are called constant
 
 
 def rows_of(name, summary, result, reference) -> list[dict]:
-    return [row_of(name, f, v, summary, result.cost.run_seconds, reference) for f, v in summary.values.items()]
+    seconds, reference = result.cost.run_seconds, reference.against(name)
+    return [row_of(name, f, v, summary, seconds, reference) for f, v in summary.values.items()]
 
 
 def row_of(name, functional, f, summary, seconds, reference) -> dict:

@@ -16,13 +16,15 @@ LONG_RUNS = "long_runs"  # the file of the references made here, by `diagnostics
 
 
 class Reference(NamedTuple):
-    """What back ends are compared with: functional -> (posterior mean, posterior sd, error of the mean)."""
+    """What back ends are compared with: functional -> (mean, sd, error of the mean, and further fields of `Value`)."""
 
     kind: str  # "exact", "stored" or "long run"
     source: str  # how it was made
-    values: dict[str, tuple[float, float, float]]
+    values: dict[str, tuple]
     log_evidence: float | None = None
     log_evidence_se: float | None = None
+    labellings: dict[tuple[int, ...], float] = {}
+    made_by: str = ""  # the back end whose run this is
 
 
 @functools.cache
@@ -55,9 +57,13 @@ def stored_reference(model, x) -> Reference | None:
 
 
 def _long_run(record) -> Reference:
-    values = {name: (found["mean"], found["sd"], found["error"]) for name, found in record["value"].items()}
+    values = {name: tuple(found.values()) for name, found in record["value"].items()}
     source = f"{record['method']}; held to {record['check']['method']}"
-    return Reference("stored", source, values, record["log_evidence"]["value"], record["log_evidence"]["error"])
+    labellings = {tuple(entry["labelling"]): entry["mass"] for entry in record["labellings"]}
+    evidence = record["log_evidence"]
+    return Reference(
+        "stored", source, values, evidence["value"], evidence["error"], labellings, made_by=record["made_by"]
+    )
 
 
 def _three_gaussians() -> Reference:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from diagnostics.compare import compare
 from diagnostics.truth import stored, stored_reference, tolerance
 from inference import fit
-from zoo import gaussian
+from zoo import MODELS, gaussian
 from zoo.models.bento import bento, bento_425, bento_full
 from zoo.models.coffee import coffee
 from zoo.models.three_gaussians import three_gaussians
@@ -137,3 +138,17 @@ def test_stored_sorted_means_are_those_of_quadrature(model):
     for k in range(model.num_components):
         mean, sd, error = reference.values[f"sorted_means[{k}]"]
         assert abs(means[k] - mean) < 2 * error and abs(sds[k] - sd) < 2 * error
+
+
+def test_a_stored_run_judges_every_back_end_but_its_own():
+    model = MODELS["coffee_full"]
+    reference = stored_reference(model, model.data.x)
+    assert reference.made_by == "importance_modes" and sum(reference.labellings.values()) == pytest.approx(1, abs=1e-6)
+    short = {
+        "gibbs": {"num_draws": 100, "num_warmup": 50, "num_chains": 2},
+        "importance_modes": {"num_particles": 2000},
+    }
+    found = compare(model, list(short), settings=short)
+    z = lambda backend: [row["z"] for row in found.rows if row["backend"] == backend and row["z"] is not None]
+    assert z("gibbs") and not z("importance_modes")
+    assert "no reference" in found.backends["importance_modes"]["verdict"]
