@@ -14,7 +14,7 @@ IN_WARMUP = 10**6  # warmup steps, more than any test runs: every step has its j
 
 
 def share_in_the_wrong_kind(**settings):
-    """Of 32 chains, those that keep the bento of 425 g with the twelve kinds near 500 (probability 6e-13)."""
+    """For each of 32 chains, the share with the bento of 425 g among the twelve near 500 (probability 6e-13)."""
     wrong = []
     for seed in range(8):
         z = fit(bento_425(), "gibbs", seed=seed, num_draws=100, **settings).assignments
