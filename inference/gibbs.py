@@ -44,6 +44,14 @@ def gibbs(
     (Diebolt & Robert 1994). Before a draw is kept its labelling is redrawn (`inference.labels`; `permute=False`
     switches it off).
 
+    Every step of warmup begins with a jump: one observation changes component and all conjugate parameters are redrawn
+    with it, by Metropolis-Hastings. A sweep holds the assignments while it draws the parameters and the other way
+    round, so a chain that starts with an observation between two components in the wrong one never leaves (on such
+    traps Celeux, Hurn & Robert 2000, JASA 95). The jump has the parameters (nearly) integrated out, as in collapsed
+    Gibbs sampling (Liu 1994, JASA 89), and meets no barrier; annealing must cross it, and leaves a few chains in
+    a hundred behind. It leaves the posterior invariant, so chains stay honest about modes that they do not share.
+    The draws after warmup do without it: one observation of many is little for its cost.
+
     Conjugate draws are checked during warmup: log joint(after) - log joint(before) + log q(before) - log q(after) must
     be 0. `stats["conjugacy_error"]` holds the largest |ratio| / (1 + |log joint|); above TOLERANCE the run restarts
     with those draws as Metropolis-Hastings proposals and says so.
@@ -74,16 +82,21 @@ def build(model, num_warmup: int, permute: bool = True, thin: int = 1, accept: b
     others = _others(model)
     moves = labels.moves(model, permute)
     K = model.num_components
+    jumps = bool(rules) and K > 1
     num_checked = max(num_warmup, 1)  # a run without warmup checks its conjugate draws once
 
     def init(key, params, x):
         return State(params, labels.draw_assignments(key, model.log_table(params, x)))
 
     def step(key, i, state, x):
-        key_sweeps, key_labels = jax.random.split(key)
+        key_sweeps, key_labels, key_jump = jax.random.split(key, 3)
+        evaluations = 0
+        if jumps and num_warmup > 0:
+            state = jax.lax.cond(i < num_warmup, lambda: jump(key_jump, state, x), lambda: state)
+            evaluations = jnp.where(i < num_warmup, 2, 0)
         keys = jax.random.split(key_sweeps, thin)
         (params, z), outs = jax.lax.scan(lambda state, key: sweep(key, i, state, x), state, keys)
-        lp, evaluations = outs["lp"][-1], outs["num_evaluations"].sum()
+        lp, evaluations = outs["lp"][-1], evaluations + outs["num_evaluations"].sum()
         if moves:  # once a draw that is kept: K! densities cost more than a sweep
             params, z, lp, used = labels.relabel(model, key_labels, params, z, lp, x)
             evaluations += used
@@ -133,6 +146,34 @@ def build(model, num_warmup: int, permute: bool = True, thin: int = 1, accept: b
             return errors.max()
 
         return params, jax.lax.cond(i < num_checked, largest_error, lambda: jnp.zeros(()))
+
+    def jump(key, state, x):
+        """One observation, picked uniformly, in another component, with the conjugate sites redrawn in turn given the
+        new assignments: accepted with probability min(1, p(there) q(back) / (p(here) q(forth))).
+
+        Where the rules give p(params | assignments, x) at once, the ratio is p(z', x) / p(z, x) with all parameters
+        integrated out, whatever the draw (Besag 1989, Biometrika 76, the candidate's formula).
+        """
+        params, z = state
+        key_which, key_other, key_params, key_accept = jax.random.split(key, 4)
+        n = jax.random.randint(key_which, (), 0, len(z))
+        changed = z.at[n].set((z[n] + jax.random.randint(key_other, (), 1, K, z.dtype)) % K)
+        drawn, log_forth = redraw(params, changed, x, key_params)
+        _, log_back = redraw(drawn, z, x, to=params)
+        log_accept = model.log_joint(drawn, changed, x) - model.log_joint(params, z, x) + log_back - log_forth
+        taken = jnp.log(jax.random.uniform(key_accept)) < log_accept
+        return jax.tree.map(lambda there, here: jnp.where(taken, there, here), State(drawn, changed), state)
+
+    def redraw(params, z, x, key=None, to=None):
+        """Every conjugate site in turn drawn given z, or taken from `to`; and the log density of these draws."""
+        r = jax.nn.one_hot(z, K, dtype=jnp.result_type(float))
+        log_density = jnp.zeros(())
+        for j, rule in enumerate(rules):
+            q = rule.conditional(params, r, x)
+            site = q.sample(jax.random.fold_in(key, j)).astype(params[rule.site].dtype) if to is None else to[rule.site]
+            log_density += q.log_prob(site).sum()
+            params = {**params, rule.site: site}
+        return params, log_density
 
     def draw_others(key, params, z, x):
         of = space.space_of(model)
