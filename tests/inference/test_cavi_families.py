@@ -1,0 +1,67 @@
+"""Coordinate ascent for every conjugate family: exact where q can be the posterior, else a stationary lower bound."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+
+from inference import cavi, conjugacy, fit
+from tests.inference.test_conjugate_families import COLLAPSED, CONJUGATE, FAMILIES, built, kind
+
+N = 6
+QUICK = ("Bernoulli items", "Wishart")
+EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES]
+ONE_COMPONENT = [name for name in CONJUGATE if kind(name) != "dirichlet_multinomial"]
+# one of a kind is quick, and each of the others compiles again
+FIRST = [next(name for name in ONE_COMPONENT if kind(name) == k) for k in ("nig", "niw")]
+
+
+@functools.cache
+def best(name):
+    model = FAMILIES[name][0]
+    x = jnp.asarray(model.simulate(jax.random.key(3), N)[2])
+    found, every, _ = cavi._best(model, x, jax.random.key(5), 4, 5000, 1e-13, None)
+    return model, x, found, every
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FIRST else pytest.mark.slow) for name in ONE_COMPONENT]
+)
+def test_with_one_component_the_elbo_is_the_stored_log_marginal_likelihood(name):
+    model, _, x = built(name)
+    found = cavi._best(model, jnp.asarray(x), jax.random.key(5), 1, 2000, 1e-10, None)[0]
+    record = CONJUGATE[name]
+    exact = record["value"].get("log_marginal", record["value"].get("log_p_sequence"))
+    assert abs(found.elbo - exact) < record["tolerance"]["abs"]
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_the_ascent_never_falls_and_ends_where_no_site_has_a_slope(name):
+    model, x, found, every = best(name)
+    assert every.fallen.max() == 0 and found.converged
+    q = jax.tree.map(jnp.asarray, found.q)
+    slopes = jax.jit(jax.grad(lambda q: cavi.bound(model, q, x)[0]))(q)
+    # the last step raised the ELBO by at most 1e-13, or by its rounding of 20 eps: its root is what a slope can be
+    for slope, leaf in zip(jax.tree.leaves(slopes), jax.tree.leaves(q), strict=True):
+        assert np.abs(slope * np.maximum(np.abs(leaf), 1)).max() < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COLLAPSED)
+def test_the_elbo_is_below_the_log_evidence_summed_over_all_assignments(name):
+    model, x, found, _ = best(name)
+    every = jnp.array(list(itertools.product(range(2), repeat=N)))
+    evidence = logsumexp(jax.jit(jax.vmap(lambda z: conjugacy.log_marginal(model, z, x)))(every))
+    assert evidence - N < found.elbo < evidence
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_the_elbo_is_the_average_over_the_draws(name):
+    """`cavi` says so itself where it is not: the average is of the model's own log joint."""
+    draws = fit(FAMILIES[name][0], "cavi", np.asarray(best(name)[1]), seed=1, num_restarts=4)
+    assert draws.warnings[0].startswith("draws from an approximation of the posterior (mean field)")
+    assert not any("does not fit" in said or "fell" in said for said in draws.warnings), draws.warnings
