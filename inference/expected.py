@@ -54,6 +54,8 @@ def kl(q, p):
     """KL(q || p), summed over the components and columns."""
     if isinstance(q, dist.InverseGamma):  # of y and of 1 / y it is the same
         q, p = dist.Gamma(q.concentration, q.rate), dist.Gamma(p.concentration, p.rate)
+    if isinstance(q, dist.Beta):  # JAX's log Beta is right to 1e-7 only
+        q, p = (dist.Dirichlet(jnp.stack([law.concentration1, law.concentration0], -1)) for law in (q, p))
     if isinstance(q, dist.Wishart):
         return _kl_wishart(q, p).sum()
     return kl_divergence(q, p).sum()
