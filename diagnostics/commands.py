@@ -455,7 +455,7 @@ def _gives(model, rule) -> dict:
         "rule": rule.name,
         "draw": rule.conditional is not None,
         "m_step": rule.mode is not None,
-        "variational": rule.name in cavi.FAMILIES and not model.observation_shapes["x"].shape,
+        "variational": rule in cavi.served(model),
         "marginal": rule.collapsed is not None and conjugacy.collapsible(model) is None,
     }
 

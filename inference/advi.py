@@ -8,7 +8,9 @@ AutoNormal). Stochastic gradients climb (Kucukelbir, Tran, Ranganath, Gelman & B
 
 NumPyro sees standardised coordinates v, u = centre + root v, with centre where a restart begins and root root^T the
 inverse of the curvature there (of its diagonal for "mean_field", which keeps that family what it is): one step size
-then suits every parameter, whatever its units.
+then suits every parameter, whatever its units. No direction is taken for wider than the prior is: away from an optimum
+the density can be all but straight (in the log scale of an empty component), and an inverse curvature far beyond the
+prior would start q where the density overflows.
 """
 
 import functools
@@ -29,13 +31,14 @@ from inference import em, labels, loop, space
 from inference.cavi import CELLS, approximation
 from inference.importance import pareto_k
 from inference.results import Cost, Draws
+from zoo.probe import NUM_DRAWS
 
 GUIDES = {"full_rank": AutoMultivariateNormal, "mean_field": AutoDiagonalNormal}
 NUM_BLOCKS = 10  # of steps: progress is reported, and convergence judged, by blocks
 LAST_STEP = 0.01  # of the first step size: what the last one has come down to
 MODES = 32  # restarts of EM among whose distinct optima the restarts begin
 DISTINCT = 1e-4  # of 1 + |log density|: optima closer than this are one
-FLATTEST = 1e-6  # of the largest curvature: no direction is taken for flatter
+QUARTILES = 1.349  # sd of a Normal between its quartiles
 AT_ONCE = 2**24  # table cells of the restarts that step together; above it one restart after another
 STILL = 0.05  # nats: a rise of the ELBO between the last two blocks that is not called unfinished
 
@@ -114,12 +117,22 @@ def advi(
 
 
 def _unfinished(loss) -> tuple[str, ...]:
-    """`loss`: (blocks, steps), minus the ELBO by few draws each."""
-    rise = loss[-2].mean() - loss[-1].mean()
-    error = np.sqrt((loss[-2].var() + loss[-1].var()) / loss.shape[1])
+    """`loss`: (blocks, steps), minus the ELBO by few draws each; NaN where the step was not taken."""
+    missed = int(np.isnan(loss).sum())
+    said: tuple[str, ...] = ()
+    if missed:
+        said = (
+            f"{missed} of {loss.size} steps were not taken, because the density or its gradient is not finite at some "
+            "draw of q: do not trust this result where that is more than a few",
+        )
+    before, after = (block[~np.isnan(block)] for block in loss[-2:])
+    if not len(before) or not len(after):
+        return said
+    rise = before.mean() - after.mean()
+    error = np.sqrt(before.var() / len(before) + after.var() / len(after))
     if rise > max(STILL, 5 * error):
-        return (f"the ELBO still rose by {rise:.2g} in the last tenth of the steps: raise num_steps",)
-    return ()
+        said += (f"the ELBO still rose by {rise:.2g} in the last tenth of the steps: raise num_steps",)
+    return said
 
 
 def _starts(model, x, key, num_restarts):
@@ -152,7 +165,7 @@ def _fit(fitting, params, x, keys, progress):
         cost += Cost(seconds, time.perf_counter() - started, 0, 0, size)
         return out
 
-    centre, root = call(fitting.standardise, params, x)
+    centre, root = call(fitting.standardise, params, fitting.prior_spread, x)
     fitting.trace(centre[0], root[0], x)
     state = call(fitting.init, keys, centre, root, x)
     for i in range(NUM_BLOCKS):
@@ -163,6 +176,14 @@ def _fit(fitting, params, x, keys, progress):
     losses = np.stack(losses, axis=1)
     fits = call(fitting.parameters, state), centre, root
     return fits, losses, cost._replace(gradient_evaluations=losses.size * fitting.num_particles)
+
+
+def prior_spread(model):
+    """The width of the prior along every unconstrained coordinate (D,): its quartiles, as the sd of a Normal."""
+    draws = model.prior_draws(jax.random.key(3), NUM_DRAWS)
+    u = jax.jit(jax.vmap(space.space_of(model).unconstrain))(draws)
+    spread = jnp.diff(jnp.quantile(u, jnp.array([0.25, 0.75]), axis=0), axis=0)[0] / QUARTILES
+    return jnp.where(jnp.isfinite(spread) & (spread > 0), spread, 1.0)
 
 
 @functools.cache
@@ -189,32 +210,34 @@ class _Fitting:
         svi = SVI(standardised, self.guide, numpyro.optim.Adam(rate), Trace_ELBO(num_particles))
         self.svi = svi
 
-        def standardise(params, x):
+        def standardise(params, spread, x):
+            """Where q starts: its mean, and the root of its covariance. `spread`: of the prior, (D,)."""
             centre = of.unconstrain(params)
 
             def energy(u):
                 return -(log_density(model.numpyro_model, (x,), {}, of.constrain(u))[0] + of.log_det(u))
 
-            curvature = jax.hessian(energy)(centre)
+            curvature = jax.hessian(energy)(centre) * spread[:, None] * spread  # 1: as wide as the prior
             curvature = jnp.where(jnp.isfinite(curvature).all(), curvature, jnp.eye(of.size))
             if guide == "mean_field":
                 curvature = jnp.diag(jnp.diagonal(curvature))
                 values, vectors = jnp.diagonal(curvature), jnp.eye(of.size)
             else:
                 values, vectors = jnp.linalg.eigh(curvature)
-            values = jnp.abs(values)
-            return centre, vectors * jnp.maximum(values, FLATTEST * values.max()) ** -0.5
+            return centre, spread[:, None] * vectors * jnp.maximum(jnp.abs(values), 1.0) ** -0.5
 
         def block(state, centre, root, x):
             def climb(one):
                 state, centre, root = one
-                return jax.lax.scan(lambda state, _: svi.update(state, centre, root, x), state, None, length=steps)
+                step = lambda state, _: svi.stable_update(state, centre, root, x)  # NaN for a step it does not take
+                return jax.lax.scan(step, state, None, length=steps)
 
             cells = len(centre) * num_particles * _num_observations(x) * model.num_components
             every = state, centre, root
             return jax.vmap(climb)(every) if cells <= AT_ONCE else jax.lax.map(climb, every)
 
-        self.standardise = jax.jit(jax.vmap(standardise, in_axes=(0, None)))
+        self.standardise = jax.jit(jax.vmap(standardise, in_axes=(0, None, None)))
+        self.prior_spread = prior_spread(model)
         self.init = jax.jit(jax.vmap(svi.init, in_axes=(0, 0, 0, None)))
         self.block = jax.jit(block)
         self.parameters = jax.jit(jax.vmap(svi.get_params))

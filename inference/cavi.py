@@ -10,23 +10,21 @@ McAuliffe 2017):
 so the ELBO = E log p(params, z, x) - E log q cannot fall. After the r_n were taken it is
 sum_n logsumexp_k E log p(z_n = k, x_n | params) - sum_sites KL(q(site) || p(site)).
 
-Expectations stand on the model's own table: each family has a *plug*, the value of the site at which the table is
-taken, and an *excess*, what E log p(z_n = k, x_n | params) is more than the table there, whatever x_n.
+Expectations stand on the model's own table (`inference.expected`). A spread and a mean whose prior shares it are one
+block, q(spread, mean) = q(spread) q(mean | spread): the rule's collapsed form gives its optimum, and where such blocks
+are all there is beside z, and z is certain, q is the posterior and the ELBO the log evidence.
 """
 
 import functools
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
-from jax.scipy.special import digamma
-from numpyro.distributions import kl_divergence
 
 from inference import conjugacy, em, labels, loop
+from inference.expected import family_of, kl, spread_by_mean
 from inference.importance import pareto_k
 from inference.results import Cost, Draws
 from zoo.probe import NUM_DRAWS
@@ -36,45 +34,16 @@ PRIOR_STARTS = 4  # every fourth restart begins at a prior draw, as in `em`
 LANES = 4  # restarts that run at once, until the slowest is done
 CELLS = 2**20  # table cells of the draws that are evaluated at once
 SAME = 1e-6  # ELBOs that differ less, relative to 1 + |ELBO|, are of one optimum
+MEANS = ("Normal mean", "multivariate Normal mean")
+SPREADS = ("InverseGamma variance", "Gamma precision", "Wishart precision")  # independent of the mean a priori
 PARETO = 0.7  # above it draws of q cannot be reweighted to the posterior (Yao, Vehtari, Simpson & Gelman 2018)
-
-
-class Family(NamedTuple):
-    """What the expected table needs of one q(site)."""
-
-    plug: Callable  # q -> the site's value at which the table is taken
-    excess: Callable  # (q, precision (K,) of a Normal component at the plugs) -> (K,)
-
-
-def _below(a):
-    """E log(y) - log E y of y ~ Gamma(a, any rate)."""
-    return digamma(a) - jnp.log(a)
-
-
-# rule -> family. Under the plugs a Normal component has mean E mean and precision E precision.
-FAMILIES = {
-    # E (x - mean)^2 = (x - E mean)^2 + Var mean
-    "Normal mean": Family(lambda q: q.mean, lambda q, precision: -precision * q.variance / 2),
-    "InverseGamma variance": Family(
-        lambda q: q.rate / q.concentration, lambda q, _: _below(q.concentration) / 2
-    ),
-    "Gamma precision": Family(lambda q: q.mean, lambda q, _: _below(q.concentration) / 2),
-    # x E log(rate) - E rate - log x!, the first two at rate = exp E log(rate)
-    "Gamma rate, Poisson": Family(
-        lambda q: jnp.exp(digamma(q.concentration)) / q.rate,
-        lambda q, _: (jnp.exp(digamma(q.concentration)) - q.concentration) / q.rate,
-    ),
-    "Gamma rate, exponential": Family(lambda q: q.mean, lambda q, _: _below(q.concentration)),
-    "Dirichlet weights": Family(
-        lambda q: q.mean, lambda q, _: _below(q.concentration) - _below(q.concentration.sum())
-    ),
-}  # fmt: skip
 
 
 class Fit(NamedTuple):
     """One restart."""
 
-    q: dict[str, Any]  # site -> NumPyro distribution
+    q: dict[str, Any]  # site -> NumPyro distribution; q(mean | spread) of a block at the spread's plug
+    taken_at: Any  # (N, K), log r that q is the optimum for
     r: Any  # (N, K), log q(z_n = k)
     elbo: Any
     num_steps: Any
@@ -86,18 +55,19 @@ def refuses(model, x) -> str | None:
     """The sentence why coordinate ascent cannot serve the model, or None."""
     if not model.param_shapes:
         return "no unknown parameter"
-    served = {rule.site for rule in _rules(model)}
-    others = [name for name in model.param_shapes if name not in served]
+    found = {rule.site for rule in served(model)}
+    others = [name for name in model.param_shapes if name not in found]
     if others:
         return f"no coordinate-ascent update is built for {', '.join(others)}; advi serves models with a NumPyro twin"
     return None
 
 
-def _rules(model):
+def served(model):
+    """The rules with a coordinate-ascent update; a spread that shares a block comes before its mean."""
     x = model.observation_shapes.get("x")
-    if x is None or x.shape:  # the expected table is for one number per observation
+    if x is None or len(x.shape) > 1:  # expectations are for one number or vector per observation
         return ()
-    return tuple(rule for rule in conjugacy.rules(model) if rule.name in FAMILIES)
+    return tuple(rule for rule in conjugacy.integrable(model) if family_of(rule))
 
 
 def cavi(
@@ -122,7 +92,7 @@ def cavi(
     x = jnp.asarray(x)
     fit, fits, cost = _best(model, x, key, num_restarts, max_steps, tolerance, progress)
     block = max(1, min(num_chains * num_draws, CELLS // (len(x) * model.num_components)))
-    args = (jax.random.fold_in(key, 1), fit.q, fit.r, x)
+    args = (jax.random.fold_in(key, 1), fit.q, fit.taken_at, fit.r, x)
     program, seconds, size = loop.compiled(_draws_program(model, num_chains, num_draws, moves, block), *args)
     started = time.perf_counter()
     params, assignments, stats, gaps = jax.tree.map(np.asarray, program(*args))
@@ -199,7 +169,7 @@ def _best(model, x, key, num_restarts, max_steps, tolerance, progress):
         fits = jax.block_until_ready(program(*args))
         cost += Cost(seconds, time.perf_counter() - started, 0, 0, size)
         fits = jax.tree.map(lambda leaf: np.asarray(leaf)[: num_restarts - first], fits)  # noqa: B023
-        ended.append(fits._replace(q=None, r=None))
+        ended.append(fits._replace(q=None, taken_at=None, r=None))
         i = int(np.argmax(np.where(np.isfinite(fits.elbo), fits.elbo, -np.inf)))
         if np.isfinite(fits.elbo[i]) and (best is None or fits.elbo[i] > best.elbo):
             best = jax.tree.map(lambda leaf: leaf[i], fits)  # noqa: B023
@@ -211,60 +181,72 @@ def _best(model, x, key, num_restarts, max_steps, tolerance, progress):
     return best, fits, cost._replace(table_evaluations=int(fits.num_steps.sum()))
 
 
+def optimum(rule, params, r, x):
+    """q(site) given responsibilities and the plugs of the other sites; the prior at r = 0."""
+    given = rule.collapsed
+    return given.posterior(params, conjugacy.totals(given.statistics(params, x), r))
+
+
+def plugs(rules, q):
+    return {rule.site: family_of(rule).plug(q[rule.site]) for rule in rules}
+
+
+def expected_table(model, q, x):
+    """E log p(z_n = k, x_n | params), (N, K)."""
+    rules = served(model)
+    at = plugs(rules, q)
+    arguments = conjugacy.component_arguments(model, at, x)
+    excesses = [family_of(rule).excess(q[rule.site], arguments) for rule in rules]
+    return model.log_table(at, x) + sum(e.reshape(len(e), -1).sum(1) if e.ndim else e for e in excesses)
+
+
+def bound(model, q, x):
+    """The ELBO with r at its optimum, log r, and the size of the terms.
+
+    KL(q(mean | spread) || p(mean | spread)) is linear in the precision, so that its mean is its value at the plug.
+    """
+    rules, none = served(model), jnp.zeros((x.shape[0], model.num_components))
+    at, table = plugs(rules, q), expected_table(model, q, x)
+    each = jax.nn.logsumexp(table, axis=1)
+    divergence = sum(kl(q[rule.site], optimum(rule, at, none, x)) for rule in rules)
+    return each.sum() - divergence, table - each[:, None], jnp.abs(each).sum() + divergence
+
+
 @functools.cache
 def build(model):
     """The jitted program that takes several restarts from their starts to convergence."""
-    rules, K = _rules(model), model.num_components
-    families = {rule.site: FAMILIES[rule.name] for rule in rules}
+    rules, K = served(model), model.num_components
+    means = [rule.site for rule in rules if rule.name in MEANS]
     eps = float(jnp.finfo(jnp.result_type(float)).eps)
-
-    def plugs(q):
-        return {site: families[site].plug(q[site]) for site in q}
-
-    def expected_table(q, x):
-        """E log p(z_n = k, x_n | params), (N, K)."""
-        at = plugs(q)
-        precision = precisions(model, at, x)
-        excess = sum(family.excess(q[site], precision) for site, family in families.items())
-        return model.log_table(at, x) + excess
 
     def update(q, r, x):
         """Every q(site) in turn at its optimum given the others and r."""
         for rule in rules:
-            best = rule.conditional(plugs(q), r, x)
-            if rule.name in ("InverseGamma variance", "Gamma precision"):
-                variance = sum(q[other.site].variance for other in rules if other.name == "Normal mean")
-                best = type(best)(best.concentration, best.rate + r.sum(0) * variance / 2)
+            best = optimum(rule, plugs(rules, q), r, x)
+            if rule.name in SPREADS and means:
+                best = spread_by_mean(rule, best, q[means[0]], r.sum(0))
             q = {**q, rule.site: best}
         return q
-
-    def divergence(q, x):
-        """sum over sites of KL(q(site) || p(site)); the conditional given no observation is the prior."""
-        at, none = plugs(q), jnp.zeros((x.shape[0], K))
-        return sum(_kl(q[rule.site], rule.conditional(at, none, x)) for rule in rules)
-
-    def bound(q, x):
-        """The ELBO with r at its optimum, log r, and the size of the terms."""
-        table = expected_table(q, x)
-        each, kl = jax.nn.logsumexp(table, axis=1), divergence(q, x)
-        return each.sum() - kl, table - each[:, None], jnp.abs(each).sum() + kl
 
     def restart(params, centres, from_data, x, max_steps, tolerance):
         spread = (1 - SMOOTHING) * jax.nn.one_hot(centres, K) + SMOOTHING / K
         r = jnp.where(from_data, spread, model.responsibilities(params, x))
-        for rule in rules:  # a variance needs means that suit r, not those of a prior draw
+        # means first: a spread needs means that suit r, not those of a prior draw
+        for rule in sorted(rules, key=lambda rule: rule.name not in MEANS):
             params = {**params, rule.site: rule.mode(params, r, x, True)}
-        q = {rule.site: rule.conditional(params, r, x) for rule in rules}
-        start = Fit(q, jnp.log(r), -jnp.asarray(jnp.inf, r.dtype), jnp.int32(0), jnp.bool_(False), jnp.zeros(()))
+        q = {rule.site: optimum(rule, params, r, x) for rule in rules}
+        start = Fit(
+            q, jnp.log(r), jnp.log(r), -jnp.asarray(jnp.inf, r.dtype), jnp.int32(0), jnp.bool_(False), jnp.zeros(())
+        )
 
         def step(fit):
             q = update(fit.q, jnp.exp(fit.r), x)
-            elbo, log_r, size = bound(q, x)
+            elbo, log_r, size = bound(model, q, x)
             rise = elbo - fit.elbo
             rounding = 20 * eps * (1 + size)
-            fall = jnp.where(rise < -10 * rounding - 100 * eps * jnp.abs(x).sum(), -rise, 0.0)
+            fall = jnp.where(rise < -10 * rounding - 100 * eps * jnp.abs(jnp.asarray(x, r.dtype)).sum(), -rise, 0.0)
             done = jnp.abs(rise) <= jnp.maximum(tolerance, rounding)
-            return Fit(q, log_r, elbo, fit.num_steps + 1, done, jnp.maximum(fit.fallen, fall))
+            return Fit(q, fit.r, log_r, elbo, fit.num_steps + 1, done, jnp.maximum(fit.fallen, fall))
 
         def more(fit):
             return ~fit.converged & (fit.num_steps < max_steps) & (jnp.isfinite(fit.elbo) | (fit.num_steps == 0))
@@ -274,18 +256,6 @@ def build(model):
     return jax.jit(jax.vmap(restart, in_axes=(0, 0, 0, None, None, None)))
 
 
-def precisions(model, params, x):
-    """Of a Normal component, (K,); 0 for another family, whose excess asks for none."""
-    arguments = conjugacy.component_arguments(model, params, x)
-    return arguments["scale"] ** -2 if model.observation_shapes["x"].family == "Normal" else 0.0
-
-
-def _kl(q, p):
-    if isinstance(q, dist.InverseGamma):  # of y and of 1 / y it is the same
-        q, p = dist.Gamma(q.concentration, q.rate), dist.Gamma(p.concentration, p.rate)
-    return kl_divergence(q, p).sum()
-
-
 # -- draws -----------------------------------------------------------------------------------------------------
 
 
@@ -293,16 +263,26 @@ def _kl(q, p):
 def _draws_program(model, num_chains, num_draws, moves, block):
     shape = (num_chains, num_draws)
 
-    def program(key, q, log_r, x):
-        key_params, key_rest = jax.random.split(key)
-        keys = dict(zip(sorted(q), jax.random.split(key_params, len(q)), strict=True))
-        params = {site: q[site].sample(keys[site], (num_chains * num_draws,)) for site in q}
-        log_q = sum(q[site].log_prob(params[site]).reshape(num_chains * num_draws, -1).sum(1) for site in q)
-        params = {site: leaf.astype(model.param_shapes[site].dtype) for site, leaf in params.items()}
+    rules = served(model)
+    in_block = {rule.collapsed.integrates for rule in rules}
 
-        def one(drawn):
-            key, params, log_q = drawn
-            key_assign, key_labels = jax.random.split(key)
+    def program(key, q, taken_at, log_r, x):
+        at = plugs(rules, q)
+
+        def sample(key):
+            params, log_q = {}, jnp.zeros(())
+            for rule, key_site in zip(rules, jax.random.split(key, len(rules)), strict=True):
+                law = q[rule.site]
+                if rule.site in in_block:
+                    law = optimum(rule, {**at, **params}, jnp.exp(taken_at), x)
+                value = law.sample(key_site)
+                log_q += law.log_prob(value).sum()
+                params[rule.site] = value.astype(model.param_shapes[rule.site].dtype)
+            return params, log_q
+
+        def one(key):
+            key_params, key_assign, key_labels = jax.random.split(key, 3)
+            params, log_q = sample(key_params)
             z = labels.draw_assignments(key_assign, log_r)
             table, log_prior = model.log_table(params, x), model.log_prior(params)
             lp = log_prior + jax.nn.logsumexp(table, axis=1).sum()
@@ -313,8 +293,7 @@ def _draws_program(model, num_chains, num_draws, moves, block):
                 params, z = model.permute(params, s), s[z]
             return params, z, {"lp": lp, "log_weight": lp - log_q}, gap
 
-        rest = jax.random.split(key_rest, num_chains * num_draws)
-        out = jax.lax.map(one, (rest, params, log_q), batch_size=block)
+        out = jax.lax.map(one, jax.random.split(key, num_chains * num_draws), batch_size=block)
         return jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), out)
 
     return jax.jit(program)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -125,3 +126,43 @@ def test_a_model_whose_twin_is_derived_is_served_and_one_without_parameters_refu
 def test_an_unknown_guide_is_refused_in_a_sentence():
     with pytest.raises(ValueError, match="advi: guide should be 'full_rank' or 'mean_field', got 'full'"):
         fit(MODELS["bento"], "advi", guide="full")
+
+
+# ten points in two groups far apart: no optimum of EM is admissible, and restarts begin at prior draws
+TWO_GROUPS = np.array([35.393, 35.061, 3.227, 35.22, 3.288, 35.42, 36.036, 35.971, 3.516, 35.117])
+
+
+def test_q_starts_no_wider_than_the_prior_where_a_component_is_empty():
+    """There the density is all but straight in log(scale): its curvature alone gave q an sd of 98, and a bound of
+    -1e124."""
+    fitting = advi._fitting(MODELS["three_gaussians"], "full_rank", 16, 0.05, 10)
+    spread = fitting.prior_spread  # means, log scales, weights by stick breaking
+    sd_of = lambda u: np.diff(np.quantile(u, [0.25, 0.75]))[0] / 1.349
+    log_scales = np.log(5 * np.abs(np.random.default_rng(0).normal(size=100_000)))
+    error = 5 * 1.57 / 1.349 / np.sqrt(256)  # of quartiles of 256 normal draws; half more for a skew law
+    assert np.all(np.abs(spread[:3] / 10 - 1) < error)
+    assert np.all(np.abs(spread[3:6] / sd_of(log_scales) - 1) < 1.5 * error)
+    start = {
+        "means": jnp.array([[36.4, 16.7, -0.3]]),
+        "scales": jnp.array([[0.8, 0.036, 7.6]]),
+        "weights": jnp.array([[0.69, 0.25, 0.06]]),
+    }
+    _, root = fitting.standardise(start, spread, jnp.asarray(TWO_GROUPS))
+    assert np.linalg.eigvalsh(root[0] @ root[0].T / spread / spread[:, None]).max() < 1 + 1e-9
+
+
+@pytest.mark.slow
+def test_ten_points_whose_scales_are_far_below_their_spread_have_a_bound_below_the_log_evidence():
+    model = MODELS["three_gaussians"]
+    elbos = [fit(model, "advi", TWO_GROUPS, seed=s, num_restarts=1, num_steps=1000).stats["elbo"] for s in range(5)]
+    exact = fit(model, "smc", TWO_GROUPS, seed=1, num_particles=512)
+    assert np.isfinite(elbos).all() and np.max(elbos) < exact.log_evidence + 5 * exact.log_evidence_se
+
+
+def test_steps_that_were_not_taken_are_counted():
+    loss = np.zeros((10, 100))
+    loss[3, :7] = np.nan
+    (said,) = advi._unfinished(loss)
+    assert said.startswith("7 of 1000 steps were not taken, because the density or its gradient is not finite")
+    (said,) = advi._unfinished(np.full((10, 100), np.nan))
+    assert said.startswith("1000 of 1000 steps were not taken")

@@ -11,7 +11,7 @@ from scipy.special import digamma, gammaln, logsumexp
 
 from diagnostics import compare, report_tables
 from diagnostics.truth import stored
-from inference import Refused, cavi, fit
+from inference import Refused, cavi, expected, fit
 from tests.inference.test_conjugate_gamma import MODELS as GAMMA
 from tests.inference.test_conjugate_gamma import RATE, SHAPE, X
 from zoo import MODELS
@@ -137,8 +137,8 @@ def test_an_exchangeable_model_has_draws_in_every_labelling_and_one_with_labels_
 
 
 def test_a_rule_that_does_not_fit_the_model_is_reported(monkeypatch):
-    wrong = cavi.FAMILIES["Normal mean"]._replace(excess=lambda q, precision: 0.0 * precision)
-    monkeypatch.setitem(cavi.FAMILIES, "Normal mean", wrong)
+    wrong = expected.FAMILIES["Normal mean"]._replace(excess=lambda q, _: 0.0 * q.loc)
+    monkeypatch.setitem(expected.FAMILIES, "Normal mean", wrong)
     cavi.build.cache_clear()
     try:
         said = " ".join(fit(MODELS["bento"], "cavi", seed=1).warnings)
