@@ -129,7 +129,7 @@ class Proposal(NamedTuple):
 
 def proposal_of(model, x, key_modes, key_prior, num_restarts) -> tuple[Proposal, tuple[str, ...], Cost]:
     """The Student's t of every distinct mode under every labelling; sentences for the reader; what it took."""
-    found = modes.em(model, x, key_modes, num_restarts=num_restarts)
+    found = modes.complete(model, x, key_modes, num_restarts)
     cost = found.cost
     said: tuple[str, ...] = ()
     began = time.perf_counter()
