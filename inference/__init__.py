@@ -135,7 +135,7 @@ def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, 
 
     import jax
 
-    from inference import space
+    from inference import optimum, space
     from inference.results import Cost
 
     _check_call(model, backend, progress, resume)
@@ -158,13 +158,14 @@ def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, 
         settings["resume"] = resume
     began = time.perf_counter()
     space.check_density(model, x)
+    said = optimum.check_proper(model, x) if entry.kind != "point" else ()
     checking = Cost(time.perf_counter() - began)  # next to nothing but compiling
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(backend.encode()))
     try:
         result = entry.run(model, x, key, progress=progress, **settings)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(str(stop) or f"interrupted: nothing of an unfinished {backend} run is kept") from None
-    result = result._replace(cost=result.cost + checking)
+    result = result._replace(cost=result.cost + checking, warnings=(*said, *result.warnings))
     return result._replace(origin=origin) if entry.kind == "mcmc" else result
 
 

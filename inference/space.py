@@ -107,8 +107,8 @@ def _first_finite(model):
             i, pointwise = state
             return i + 1, jnp.where(jnp.isfinite(pointwise), pointwise, model.pointwise_log_likelihood(at(i), x))
 
-        first = model.pointwise_log_likelihood(at(0), x)
-        return scores, jax.lax.while_loop(more, look, (jnp.int32(1), first))[1]
+        unknown = jnp.full(len(jax.tree.leaves(x)[0]), jnp.nan)
+        return scores, jax.lax.while_loop(more, look, (jnp.int32(0), unknown))[1]
 
     return jax.jit(program)
 
