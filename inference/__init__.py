@@ -92,7 +92,7 @@ def _not_among(value, choices) -> str | None:
 
 
 # numbers with other bounds than "above 0", for numbers, and "1 or more", for whole ones
-LEAST = {"num_warmup": 0, "num_resampled": 0}
+LEAST = {"num_warmup": 0, "num_resampled": 0, "num_checks": 1000}
 MOST = {"max_tree_depth": 20}  # a tree of depth 20 has a million leaves, each a gradient
 LARGEST = 2**31 - 1  # steps and particles are counted in 32 bits
 
