@@ -99,11 +99,13 @@ LARGEST = 2**31 - 1  # steps and particles are counted in 32 bits
 
 def _unlike(name, value, default) -> str | None:
     """What a setting should be, where `value` is not that."""
+    import sys
+
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"
     if isinstance(default, str):
         return None if isinstance(value, str) else f"text like {default!r}"
-    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if isinstance(default, float):
         if name in ("target_accept", "tolerance"):
             return None if number and 0 < value < 1 else "a number between 0 and 1"

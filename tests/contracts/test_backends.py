@@ -153,7 +153,7 @@ def test_steps_in_the_loop_are_the_steps_one_by_one(model, backend):
         ("em", {"prior": 0}, "prior should be true or false"),
         ("em", {"floor": -1.0}, "floor should be a number, 0 or more"),
         ("em", {"max_steps": 0}, "max_steps should be a whole number"),
-        ("quadrature", {"tolerance": 0.0}, "tolerance should be a number above 0"),
+        ("quadrature", {"tolerance": 0.0}, "tolerance should be a number between 0 and 1"),
         ("importance", {"block": 0}, "block should be a whole number"),
         ("importance", {"num_particles": 2**31}, "num_particles should be a whole number, 2147483647 at most"),
         ("em", {"num_restarts": 10**400}, "num_restarts .* got a number of more than 30 digits"),
