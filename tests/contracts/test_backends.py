@@ -222,7 +222,14 @@ def stopping(calls):
 KEEPING = ("importance", "importance_joint", "importance_modes", "smc", "em")  # finished parts
 
 
-@pytest.mark.parametrize("backend", [name for name in BACKENDS if name not in KEEPING])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        pytest.param(name, marks=() if name in ("gibbs", "cavi", "enumeration") else pytest.mark.slow)
+        for name in BACKENDS
+        if name not in KEEPING
+    ],
+)
 def test_ctrl_c_before_there_is_anything_to_keep_says_so(backend):
     if BACKENDS[backend].refuses(MODELS["bento"], MODELS["bento"].data.x):
         pytest.skip("refused")
