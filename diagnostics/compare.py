@@ -144,7 +144,8 @@ def compare(
         entries[name], result = _run(model, name, x, seed, plans[name], progress, resume)
         if progress is not None:
             progress(name, 1, 1)
-        interrupted = entries[name]["reason"] == INTERRUPTED or getattr(result, "interrupted", False)
+        said = entries[name]["reason"] or ""
+        interrupted = said.startswith(INTERRUPTED) or getattr(result, "interrupted", False)
         if result is not None:
             results[name] = result
     summaries: dict[str, Summary] = {}
@@ -264,7 +265,7 @@ def _data(model, x):
 
 # -- running ------------------------------------------------------------------------------------------------------
 
-INTERRUPTED = "interrupted"
+INTERRUPTED = "interrupted"  # how every sentence of a KeyboardInterrupt begins
 
 
 def _run(model, name, x, seed, settings, progress, resume=None):
@@ -276,8 +277,8 @@ def _run(model, name, x, seed, settings, progress, resume=None):
         if progress is not None and "progress" in inspect.signature(inference.BACKENDS[name].run).parameters:
             settings = {**settings, "progress": lambda done, total: progress(name, done, total)}
         result = inference.fit(model, name, x, seed, resume=resume, **settings)
-    except KeyboardInterrupt:
-        return _entry(name, "failed", INTERRUPTED), None
+    except KeyboardInterrupt as stop:
+        return _entry(name, "failed", str(stop) or INTERRUPTED), None
     except Exception as error:  # whatever went wrong in one back end, the others' results are kept
         return _entry(name, "failed", _sentence(error)), None
     draws = result.draws if getattr(result, "draws", None) is not None else result

@@ -54,16 +54,22 @@ class Refused(ValueError):
     """A back end cannot serve this model and data; the message says why."""
 
 
+def _settings_of(backend: str) -> dict:
+    """Every setting of a back end: name -> its `inspect.Parameter`."""
+    import inspect
+
+    parameters = inspect.signature(BACKENDS[backend].run).parameters.values()
+    known = {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return {name: p for name, p in known.items() if name not in ("progress", "resume")}
+
+
 def check_settings(backend: str, settings: dict) -> None:
     """ValueError with one sentence for a setting that `backend` does not have, of the wrong type or out of range."""
-    import inspect
     import typing
 
     from zoo import nearest
 
-    parameters = inspect.signature(BACKENDS[backend].run).parameters.values()
-    known = {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    known = {name: p for name, p in known.items() if name not in ("progress", "resume")}
+    known = _settings_of(backend)
     for name, value in settings.items():
         if name not in known:
             raise ValueError(f"{backend} has no setting {name!r}: {nearest(name, known)}")
@@ -73,24 +79,35 @@ def check_settings(backend: str, settings: dict) -> None:
         else:
             wanted = _unlike(name, value, known[name].default)
         if wanted:
-            raise ValueError(f"{backend}: {name} should be {wanted}, got {value!r}")
+            raise ValueError(f"{backend}: {name} should be {wanted}, got {_short(value)}")
+
+
+def _short(value) -> str:
+    said = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a number of more than 30 digits"
+    return said if len(said) <= 80 else said[:79] + "…"
 
 
 def _not_among(value, choices) -> str | None:
-    return None if value in choices else " or ".join(map(repr, choices))
+    return None if isinstance(value, str) and value in choices else " or ".join(map(repr, choices))
+
+
+# numbers with other bounds than "above 0", for numbers, and "1 or more", for whole ones
+LEAST = {"num_warmup": 0, "num_resampled": 0, "num_checks": 1000}
+MOST = {"max_tree_depth": 20}  # a tree of depth 20 has a million leaves, each a gradient
+LARGEST = 2**31 - 1  # steps and particles are counted in 32 bits
 
 
 def _unlike(name, value, default) -> str | None:
     """What a setting should be, where `value` is not that."""
-    import math
+    import sys
 
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"
     if isinstance(default, str):
         return None if isinstance(value, str) else f"text like {default!r}"
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if isinstance(default, float):
-        if name == "target_accept":
+        if name in ("target_accept", "tolerance"):
             return None if number and 0 < value < 1 else "a number between 0 and 1"
         if name == "annealing":
             return None if number and 0 < value <= 1 else "a number above 0, 1 at most"
@@ -99,9 +116,11 @@ def _unlike(name, value, default) -> str | None:
         return None if number and value > 0 else "a number above 0"
     if value is None and default is None:
         return None
-    least = 0 if name in ("num_warmup", "num_resampled") else 1
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    return None if whole else f"a whole number, {least} or more"
+    least, most = LEAST.get(name, 1), MOST.get(name, LARGEST)
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+        return None
+    above = isinstance(value, int) and not isinstance(value, bool) and value > most
+    return f"a whole number, {most} at most" if above else f"a whole number, {least} or more"
 
 
 def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, resume=None, **settings):
@@ -113,10 +132,15 @@ def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, 
     bit that of one run without a break. Raises Refused when the back end cannot serve the model,
     ValueError for bad data or settings, before anything compiles.
     """
+    import time
     import zlib
 
     import jax
 
+    from inference import optimum, space
+    from inference.results import Cost
+
+    _check_call(model, backend, progress, resume)
     entry = BACKENDS[backend]
     x = model.check(_data_of(model) if x is None else x)
     check_settings(backend, settings)
@@ -125,12 +149,49 @@ def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, 
     reason = entry.refuses(model, x)
     if reason:
         raise Refused(f"{backend} refuses {model.name}: {reason}")
+    # what the run is of; only the number of draws may be another when it goes on
+    origin = {"backend": backend, "model": model.name, "seed": seed, "precision": jax.numpy.result_type(float).name}
+    origin |= {name: p.default for name, p in _settings_of(backend).items()} | settings
+    origin.pop("num_draws", None)
     if resume is not None:
         if entry.kind != "mcmc":
             raise ValueError(f"resume goes on with Markov chains, and {backend} has none")
+        _check_origin(resume.origin, origin)
         settings["resume"] = resume
+    began = time.perf_counter()
+    space.check_density(model, x)
+    said = optimum.check_proper(model, x) if entry.kind != "point" else ()
+    checking = Cost(time.perf_counter() - began)  # next to nothing but compiling
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(backend.encode()))
-    return entry.run(model, x, key, progress=progress, **settings)
+    try:
+        result = entry.run(model, x, key, progress=progress, **settings)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(str(stop) or f"interrupted: nothing of an unfinished {backend} run is kept") from None
+    result = result._replace(cost=result.cost + checking, warnings=(*said, *result.warnings))
+    return result._replace(origin=origin) if entry.kind == "mcmc" else result
+
+
+def _check_call(model, backend, progress, resume):
+    from inference.results import Draws
+    from zoo.mixture import Mixture
+
+    if not isinstance(model, Mixture):
+        raise ValueError(f"model should be a Mixture, such as zoo.MODELS['bento'], got {_short(model)}")
+    if not isinstance(backend, str):
+        raise ValueError(f"backend should be a name, such as 'gibbs', got {_short(backend)}")
+    if progress is not None and not callable(progress):
+        raise ValueError(f"progress should be a function of (steps_done, steps_total), got {_short(progress)}")
+    if resume is not None and not isinstance(resume, Draws):
+        raise ValueError(f"resume should be the Draws that an earlier fit returned, got {type(resume).__name__}")
+
+
+def _check_origin(earlier: dict, origin: dict) -> None:
+    """ValueError where the earlier run was made otherwise; Draws from a file say nothing here, their reader checks."""
+    for name, value in origin.items():
+        if name in earlier and earlier[name] != value:
+            raise ValueError(
+                f"resume: the earlier run has {name} = {earlier[name]!r}, this one {value!r}; they should be the same"
+            )
 
 
 def _data_of(model):

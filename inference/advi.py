@@ -138,7 +138,7 @@ def _unfinished(loss) -> tuple[str, ...]:
 def _starts(model, x, key, num_restarts):
     """Parameters (R, ...), and what finding them took."""
     key_em, key_prior = jax.random.split(key)
-    points = em.em(model, x, key_em, num_restarts=MODES)
+    points = em.complete(model, x, key_em, MODES)
     chosen: list[int] = []
     for i in np.flatnonzero(points.admissible):
         value = points.log_density[i]

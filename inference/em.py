@@ -95,9 +95,8 @@ def em(
     eps = float(jnp.finfo(jnp.result_type(float)).eps)
     stationary = max(STATIONARY, 1e4 * eps)
     settings = Settings(*jnp.asarray([max(tolerance, 1e3 * eps), annealing], jnp.result_type(float)))
-    state, climbing = _climb(
-        model, built, accelerate, Start(params, labels, from_data), x, max_steps, settings, progress
-    )
+    start = Start(params, labels, from_data)
+    state, climbing, interrupted = _climb(model, built, accelerate, start, x, max_steps, settings, progress)
     ended, errors, looking = _judged(model, bool(prior), state, x, stationary, floor)
     order = np.lexsort((-state.log_density, ended != "converged"))
     result, ended = jax.tree.map(lambda leaf: leaf[order], state), ended[order]
@@ -108,6 +107,7 @@ def em(
         table_evaluations=evaluations * (1 + built.tables),
         gradient_evaluations=evaluations * built.gradients + int(np.sum(state.gradients)),
     )
+    said = (f"interrupted: only {len(ended)} of {num_restarts} restarts had ended",) if interrupted else ()
     return PointMass(
         params=result.at,
         log_density=result.log_density,
@@ -118,11 +118,20 @@ def em(
         cost=setup + starting + climbing + looking + trying + counted,
         prior=bool(prior),
         floor=floor,
-        warnings=_warnings(result, ended, unbounded, errors, floor, max_steps),
+        warnings=said + _warnings(result, ended, unbounded, errors, floor, max_steps),
         ended=ended,
         standard_errors=errors,
         bounded=unbounded is None,
+        interrupted=interrupted,
     )
+
+
+def complete(model, x, key, num_restarts) -> PointMass:
+    """`em` for a back end that begins at its optima: an interrupt ends that one too."""
+    found = em(model, x, key, num_restarts=num_restarts)
+    if found.interrupted:
+        raise KeyboardInterrupt
+    return found
 
 
 # -- around the loop ---------------------------------------------------------------------------------------------
@@ -165,29 +174,39 @@ def nearest_centres(key, x, num_components, from_data):
 
 
 def _climb(model, built, accelerate, start, x, max_steps, settings, progress):
-    """Every restart until it has converged, stopped or taken `max_steps`; LANES at once where memory allows."""
+    """Every restart until it has converged, stopped or taken `max_steps`; LANES at once where memory allows.
+
+    After Ctrl-C those of the groups that have ended, and True; KeyboardInterrupt where none has.
+    """
     R = len(start.from_data)
     size = int(np.clip(CELLS // (num_observations(x) * built.num_components), 1, min(R, LANES)))
-    cost, states, total = Cost(), [], -(-R // size) * max_steps
-    for group, first in enumerate(range(0, R, size)):
-        chosen = np.minimum(first + np.arange(size), R - 1)  # the last group is filled up with copies
-        some = jax.tree.map(lambda leaf: jnp.asarray(leaf[chosen]), start)  # noqa: B023
-        state = first_state(model, some.params, accelerate)
-        for stop in range(CHUNK, max_steps + CHUNK, CHUNK):
-            last = jnp.int32(min(stop, max_steps))
-            args = (state, some, x, last, settings)
-            program, seconds, bytes_ = loop.compiled(built.program, *args)
-            started = time.perf_counter()
-            state = jax.block_until_ready(program(*args))
-            cost += Cost(seconds, time.perf_counter() - started, 0, 0, bytes_)
-            if progress is not None:
-                progress(group * max_steps + int(last), total)
-            if np.all(state.converged | state.stopped):
-                break
-        states.append(jax.tree.map(lambda leaf: np.asarray(leaf)[: R - first], state))  # noqa: B023
-    if progress is not None:
-        progress(total, total)  # restarts that converged early took fewer
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *states), cost
+    cost, states, total, interrupted = Cost(), [], -(-R // size) * max_steps, False
+    try:
+        for group, first in enumerate(range(0, R, size)):
+            chosen = np.minimum(first + np.arange(size), R - 1)  # the last group is filled up with copies
+            some = jax.tree.map(lambda leaf: jnp.asarray(leaf[chosen]), start)  # noqa: B023
+            state = first_state(model, some.params, accelerate)
+            for stop in range(CHUNK, max_steps + CHUNK, CHUNK):
+                last = jnp.int32(min(stop, max_steps))
+                args = (state, some, x, last, settings)
+                program, seconds, bytes_ = loop.compiled(built.program, *args)
+                started = time.perf_counter()
+                state = jax.block_until_ready(program(*args))
+                cost += Cost(seconds, time.perf_counter() - started, 0, 0, bytes_)
+                if progress is not None:
+                    progress(group * max_steps + int(last), total)
+                if np.all(state.converged | state.stopped):
+                    break
+            states.append(jax.tree.map(lambda leaf: np.asarray(leaf)[: R - first], state))  # noqa: B023
+        if progress is not None:
+            progress(total, total)  # restarts that converged early took fewer
+    except KeyboardInterrupt:
+        interrupted = True
+        if not states:
+            raise KeyboardInterrupt(
+                f"interrupted before the first {size} restarts had ended: nothing is kept"
+            ) from None
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *states), cost, interrupted
 
 
 def _judged(model, prior, state, x, stationary, floor):

@@ -46,7 +46,7 @@ def importance(
     """
     used = num_particles
     if not model.param_shapes:
-        used = max(1, min(num_particles, MAX_KNOWN, int(MAX_ENTRIES // num_observations_of(x))))
+        used = min(num_particles, max(2, min(MAX_KNOWN, int(MAX_ENTRIES // num_observations_of(x)))))
     draws = _run(model, _summed_out(model), x, key, used, num_resampled, block, progress)
     if used < num_particles:
         said = f"no unknown parameter: {used} particles of equal weight serve for {num_particles}"
@@ -141,8 +141,8 @@ def judge(log_weights):
 
 
 def _run(model, program, x, key, num_particles, num_resampled, block, progress) -> Draws:
-    if num_particles < 1 or (block is not None and block < 1):
-        raise ValueError(f"num_particles and block should be at least 1, got {num_particles} and {block}")
+    if num_particles < 2 or (block is not None and block < 1):  # one weight says nothing of its own error
+        raise ValueError(f"num_particles should be at least 2 and block at least 1, got {num_particles} and {block}")
     x = jax.tree.map(jnp.asarray, x)
     key_particles, key_resample = jax.random.split(key)
     out, done, cost = in_blocks(model, program, (key_particles, x), None, num_particles, block, progress)

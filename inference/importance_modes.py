@@ -62,8 +62,8 @@ def importance_modes(
     there is no estimate of the evidence and the warnings say so. `num_resampled` > 0 adds `resampled`, that many
     equal-weight draws by systematic resampling (sampling-importance-resampling, Rubin 1988), assignments included.
     """
-    if num_particles < 1 or (block is not None and block < 1):
-        raise ValueError(f"num_particles and block should be at least 1, got {num_particles} and {block}")
+    if num_particles < 2 or (block is not None and block < 1):  # one weight says nothing of its own error
+        raise ValueError(f"num_particles should be at least 2 and block at least 1, got {num_particles} and {block}")
     x = jax.tree.map(jnp.asarray, x)
     key_modes, key_prior, key_particles, key_resample = jax.random.split(key, 4)
     proposal, said, cost = proposal_of(model, x, key_modes, key_prior, num_restarts)
@@ -129,7 +129,7 @@ class Proposal(NamedTuple):
 
 def proposal_of(model, x, key_modes, key_prior, num_restarts) -> tuple[Proposal, tuple[str, ...], Cost]:
     """The Student's t of every distinct mode under every labelling; sentences for the reader; what it took."""
-    found = modes.em(model, x, key_modes, num_restarts=num_restarts)
+    found = modes.complete(model, x, key_modes, num_restarts)
     cost = found.cost
     said: tuple[str, ...] = ()
     began = time.perf_counter()

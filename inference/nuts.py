@@ -1,7 +1,7 @@
 """NUTS on the NumPyro twin, assignments summed out; they come back as exact draws from the table."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,6 @@ from numpyro.infer.util import log_density
 from inference import em, labels, loop, space
 from inference.results import Cost, Draws
 
-STARTS = ("prior", "em")
 RESTARTS = 4  # of EM per chain, when chains start from them
 
 
@@ -43,7 +42,7 @@ def nuts(
     target_accept=0.8,
     max_tree_depth=10,
     ordered=False,
-    starts="prior",
+    starts: Literal["prior", "em"] = "prior",
     progress=None,
     resume=None,
 ) -> Draws:
@@ -89,8 +88,6 @@ def nuts(
 def _check(model, x, ordered, starts):
     if ordered and labels.why_not_ordered(model):
         raise ValueError(f"nuts: ordered=True is not for {model.name}: {labels.why_not_ordered(model)}")
-    if starts not in STARTS:
-        raise ValueError(f"nuts: starts should be one of {', '.join(STARTS)}, got {starts!r}")
     if starts == "em" and em.refuses(model, x):
         raise ValueError(f"nuts: starts='em' is not for {model.name}: {em.refuses(model, x)}")
 
@@ -106,7 +103,7 @@ class Starts(NamedTuple):
 def em_starts(model, key, x, num_chains) -> Starts:
     """Different admissible EM restarts in random order, one of each optimum first; else prior draws."""
     key_em, key_pick, key_prior = jax.random.split(key, 3)
-    found = em.em(model, x, key_em, num_restarts=RESTARTS * num_chains)
+    found = em.complete(model, x, key_em, RESTARTS * num_chains)
     good = np.asarray(jax.random.permutation(key_pick, np.flatnonzero(found.admissible)))
     optimum = np.round(np.asarray(found.log_density)[good], 3)
     repeats = np.array([np.sum(optimum[:i] == optimum[i]) for i in range(len(good))], int)

@@ -1,4 +1,5 @@
-"""What an optimum is worth: whether a finite maximum exists, how the log density curves there, standard errors."""
+"""What an optimum is worth: whether a finite maximum exists, how the log density curves there, standard errors; and
+whether equal observations leave a proper posterior."""
 
 import functools
 import time
@@ -9,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
-from inference import loop, space
+from inference import conjugacy, loop, space
 from inference.em_step import scales
 from inference.results import Cost, Params
 from zoo.mixture import twin_supports
+from zoo.probe import NUM_DRAWS
 
 
 class Curvature(NamedTuple):
@@ -116,6 +118,71 @@ def _far_out(model, prior):
         directions = jnp.concatenate([jnp.eye(of.size)[_bordered(model)], -jnp.eye(of.size)[_bordered(model)]])
         near, far = (jax.vmap(lambda d: at(distance * d))(directions) for distance in (20.0, 30.0))  # noqa: B023
         return jnp.nan_to_num(far[0] - near[0], nan=-jnp.inf), far[1]
+
+    return jax.jit(program)
+
+
+# -- no proper posterior -----------------------------------------------------------------------------------------
+
+
+def check_proper(model, x) -> tuple[str, ...]:
+    """The warning, if any, that equal rows of x leave no proper posterior; ValueError where there is nothing else.
+
+    A Normal component of unknown location that sits on m equal rows has likelihood s^-m as its scale s -> 0, and
+    s^(1 - m) once the location is integrated out, against a prior density like s^a: the integral over s is infinite
+    where m >= a + 2. HalfNormal and HalfCauchy have a = 0, so two equal rows suffice; an InverseGamma variance falls
+    faster than any power. Where x has at most K distinct rows all components end there, which is refused; else chains
+    may never come near, and it is said.
+    """
+    if isinstance(x, dict) or model.observation_shapes["x"].family != "Normal":
+        return ()
+    rows, first, counts = np.unique(np.asarray(x), axis=0, return_index=True, return_counts=True)
+    continuous = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in model.param_shapes.values())
+    if len(rows) == len(x) or not continuous or model.lacks_twin or not len(_bordered(model)):
+        return ()
+    draws = model.prior_draws(jax.random.key(5), NUM_DRAWS)
+    change, log_ratio, located = jax.tree.map(np.asarray, _inwards(model)(draws, jnp.asarray(x)[:1]))
+    excess = np.sort(counts - 1)[::-1]
+    for gain, ratios in zip(change, log_ratio, strict=True):
+        shrinks = (ratios < -1).all(axis=1)
+        j = int(shrinks.sum())
+        if j == 0 or not located or (j == len(shrinks) < len(rows)):
+            continue  # rows elsewhere are left without a component
+        if gain - excess[:j].sum() * ratios[shrinks][0].sum() > -0.1:
+            break
+    else:
+        return ()
+    n = first[np.argmax(counts)]
+    said = (
+        f"{counts.max()} rows are equal (row {n}, x = {np.asarray(x)[n]}) and the prior of {model.name} lets the scale "
+        "of a component shrink onto them, where its mass is infinite"
+    )
+    cure = "give a prior that vanishes at scale 0, such as an InverseGamma variance, or data measured more finely"
+    if len(rows) <= model.num_components:
+        raise ValueError(f"no proper posterior: {said}; {cure}")
+    return (f"the posterior is improper: {said}; draws stand for the part away from there, if any; {cure}",)
+
+
+@functools.cache
+def _inwards(model):
+    """(prior draws, a row of x) -> what moving each bordered coordinate from 20 to 30 further out does to log prior +
+    log |d params / d u|, (2 D,), and to the logs of the scales, (2 D, K, F); whether the locations are unknown."""
+    of = space.space_of(model)
+
+    def program(draws, x):
+        one, other = (jax.tree.map(lambda leaf: leaf[i], draws) for i in (0, 1))  # noqa: B023
+        u = of.unconstrain(one)
+        loc = lambda params: conjugacy.component_arguments(model, params, x)["loc"]
+
+        def at(shift):
+            moved = of.constrain(u + shift)
+            return model.log_prior(moved) + of.log_det(u + shift), jnp.log(scales(model, moved, x))
+
+        axes = jnp.eye(of.size)[_bordered(model)]
+        shifts = jnp.array([20.0, 30.0])[:, None, None] * jnp.concatenate([axes, -axes])
+        ends = jax.lax.map(lambda shifts: jax.lax.map(at, shifts), shifts)
+        change, log_ratio = (jnp.nan_to_num(there[1] - there[0], nan=-jnp.inf) for there in ends)
+        return change, log_ratio, jnp.all(loc(one) != loc(other))
 
     return jax.jit(program)
 

@@ -33,6 +33,7 @@ class Draws(NamedTuple):
     num_done: int = 0  # steps finished per chain, warmup included
     interrupted: bool = False
     warnings: tuple[str, ...] = ()
+    origin: dict[str, Any] = {}  # chains only: back end, model, seed, precision and settings; {} where read from a file
     resampled: Any = None  # weighted draws only: equal-weight Draws resampled from them
 
 
@@ -52,6 +53,7 @@ class PointMass(NamedTuple):
     ended: Any = ()  # (R,) str: "converged" where admissible, else what disqualified the restart
     standard_errors: Params | None = None  # like one restart's params: observed information at the best admissible one
     bounded: bool = True  # whether a finite maximum exists
+    interrupted: bool = False  # restarts that had not ended are left out
 
 
 class Exact(NamedTuple):

@@ -14,6 +14,7 @@ import concurrent.futures
 import functools
 import os
 import time
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ def smc(
     num_particles=1024,
     num_moves=1,
     max_moves=8,
-    move="hmc",
+    move: Literal["gibbs", "hmc"] = "hmc",
     permute=True,
     progress=None,
 ) -> Draws:
@@ -66,24 +67,33 @@ def smc(
     """
     if num_runs < 8:
         raise ValueError(f"num_runs should be at least 8, since errors come from the spread of runs; got {num_runs}")
-    if move not in tempering.MOVES:
-        raise ValueError(f"smc: move should be one of {', '.join(tempering.MOVES)}, got {move!r}")
+    if max_moves < num_moves:
+        raise ValueError(f"smc: max_moves should be at least num_moves, {num_moves}; got {max_moves}")
     x = jax.tree.map(jnp.asarray, x)
     began = time.perf_counter()
     untempered = tempering.untempered(model, x) if move == "gibbs" else ()
     program = _run(model, num_particles, move, untempered, permute)
-    previous, moves, cost = None, num_moves, Cost(time.perf_counter() - began)
+    previous, moves, cost, interrupted = None, num_moves, Cost(time.perf_counter() - began), False
     while True:
         key_moves = jax.random.fold_in(key, moves)
-        u, stats, spent = _runs(model, program, x, key_moves, num_runs, num_particles, moves, progress)
-        cost, log_z = cost + spent, stats.pop("log_evidence")
+        done, spent, interrupted = _runs(model, program, x, key_moves, num_runs, num_particles, moves, progress)
+        cost += spent
+        if interrupted and previous is not None:
+            break  # with the runs of half the moves, which have all ended
+        u, stats = done
+        log_z = stats.pop("log_evidence")
+        if interrupted:
+            break
         value, error = _evidence(log_z)
         stable = previous is not None and abs(value - previous) <= STABLE
         if (stable and error <= LARGEST_SE) or not np.isfinite(value) or 2 * moves > max_moves:
             break
         previous, moves = value, 2 * moves
     said: tuple[str, ...] = ()
-    if not np.isfinite(value):
+    if interrupted:
+        stable = False
+        said = (f"interrupted: {len(u)} of {num_runs} runs had ended, and no estimate was compared with another",)
+    elif not np.isfinite(value):
         said = ("no estimate: no run reached the posterior with a finite density; check the units of x, or the prior",)
     elif previous is None:
         said = ("no estimate: nothing to compare it with; not usable: max_moves should be at least twice num_moves",)
@@ -102,7 +112,7 @@ def smc(
     ready, seconds, size = loop.compiled(finish, *arguments)
     started = time.perf_counter()
     params, assignments = jax.tree.map(np.asarray, ready(*arguments))
-    cost = cost + Cost(seconds, time.perf_counter() - started, num_runs * num_particles, 0, size)
+    cost = cost + Cost(seconds, time.perf_counter() - started, len(u) * num_particles, 0, size)
     return Draws(
         params=params,
         assignments=assignments,
@@ -112,6 +122,7 @@ def smc(
         log_evidence_se=error if known else None,
         stats={name: np.repeat(leaf[:, None], num_particles, axis=1) for name, leaf in stats.items()},
         num_done=num_particles,
+        interrupted=interrupted,
         warnings=said,
     )
 
@@ -125,14 +136,18 @@ def _evidence(log_z):
 
 
 def _runs(model, program, x, key, C, S, moves, progress):
-    """Particles u (C, S, D), stats (C,) of every run with its log evidence, cost; runs share the cores."""
+    """(particles u (C, S, D), stats (C,) of every run with its log evidence), cost, False; runs share the cores.
+
+    After Ctrl-C the runs that had begun, and True: they end first, so that what is kept does not hang on how long a run
+    takes.
+    """
     arguments = []
     for key_run in jax.random.split(key, C):
         key_prior, key_run = jax.random.split(key_run)
         arguments.append((key_run, model.prior_draws(key_prior, S), jnp.int32(moves), x))
     ready, seconds, size = loop.compiled(program, *arguments[0])
     began = time.perf_counter()
-    outs = []
+    outs, interrupted = [], False
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         futures = [pool.submit(lambda a: jax.tree.map(np.asarray, ready(*a)), one) for one in arguments]
         try:
@@ -140,15 +155,17 @@ def _runs(model, program, x, key, C, S, moves, progress):
                 outs.append(future.result())
                 if progress is not None:
                     progress(len(outs), C)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        except BaseException as stop:
+            begun = [future for future in futures if not future.cancel()]
+            if not isinstance(stop, KeyboardInterrupt):
+                raise
+            outs, interrupted = [future.result() for future in begun], True
     u, stats = jax.tree.map(lambda *leaves: np.stack(leaves), *outs)
     evaluations = {name: int(stats.pop(name).sum()) for name in ("num_evaluations", "num_gradients")}
     spent = Cost(
         seconds, time.perf_counter() - began, evaluations["num_evaluations"], evaluations["num_gradients"], size
     )
-    return u, stats, spent
+    return (u, stats), spent, interrupted
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Constrained <-> unconstrained parameters, and where chains start.
+"""Constrained <-> unconstrained parameters, where chains start, and whether there is a density to start from.
 
 Supports are read off the twin's sites; NumPyro's `biject_to` gives the maps, so there is no second list.
 """
@@ -17,6 +17,7 @@ from zoo.mixture import twin_supports
 from zoo.probe import NUM_DRAWS
 
 NUM_CANDIDATES = NUM_DRAWS  # prior draws among which a chain picks its start
+NUM_BATCHES = 64  # of NUM_DRAWS prior draws that are asked for a row before it counts as impossible
 
 
 class Space(NamedTuple):
@@ -59,6 +60,63 @@ def space_of(model) -> Space:
     return Space(flat.size, constrain, unconstrain, log_det, slices)
 
 
+def check_density(model, x):
+    """ValueError in one sentence where a prior draw has no finite density itself (which parameter), or where no prior
+    draw gives a row of x one (which row).
+
+    Asked before a back end compiles anything large. One prior draw that covers every row ends it; a row counts as
+    impossible after NUM_BATCHES * NUM_DRAWS draws. Rows are asked one by one: all of them together may still be
+    impossible, which `starts` says.
+    """
+    x, pointwise, key = jax.tree.map(jnp.asarray, x), None, jax.random.key(5)
+    for batch in range(NUM_BATCHES if model.param_shapes else 1):
+        draws = model.prior_draws(jax.random.fold_in(key, batch), NUM_DRAWS) if model.param_shapes else {}
+        scores, found = jax.tree.map(np.asarray, _first_finite(model)(draws, x))
+        for name, score in scores.items():
+            if not np.isfinite(score).any():
+                value = np.asarray(draws[name])[0].round(4).tolist()
+                raise ValueError(
+                    f"the prior of {model.name} gives its own draws of {name} no finite density (log density "
+                    f"{score[0]} at {value}); its constants are too extreme"
+                )
+        pointwise = found if pointwise is None else np.where(np.isfinite(pointwise), pointwise, found)
+        bad = np.flatnonzero(~np.isfinite(pointwise))
+        if not len(bad):
+            return
+    raise ValueError(
+        f"{model.name} cannot produce {_row(x, bad[0])}: its log density is {pointwise[bad[0]]} at every prior draw; "
+        "check the units of x, remove the row, or use a prior that covers it"
+    )
+
+
+@functools.cache
+def _first_finite(model):
+    """(draws, x) -> log prior density of every site at every draw; log p(x_n | params) at the first draw where it is
+    finite, else at the last one."""
+
+    def program(draws, x):
+        at = lambda i: {name: leaf[i] for name, leaf in draws.items()}
+        num = NUM_DRAWS if draws else 1
+        scores = jax.lax.map(lambda p: {k: s.score for k, s in model.prior_sites(p).items()}, draws) if draws else {}
+
+        def more(state):
+            i, pointwise = state
+            return (i < num) & ~jnp.isfinite(pointwise).all()
+
+        def look(state):
+            i, pointwise = state
+            return i + 1, jnp.where(jnp.isfinite(pointwise), pointwise, model.pointwise_log_likelihood(at(i), x))
+
+        unknown = jnp.full(len(jax.tree.leaves(x)[0]), jnp.nan)
+        return scores, jax.lax.while_loop(more, look, (jnp.int32(0), unknown))[1]
+
+    return jax.jit(program)
+
+
+def _row(x, n):
+    return f"row {n} (x = {jax.tree.map(lambda leaf: np.asarray(leaf)[n], x)})"
+
+
 def starts(model, key, x, num_chains):
     """Where chains begin, leaves (C, ...): each picks one of its own NUM_CANDIDATES prior draws, with probability
     proportional to the likelihood.
@@ -97,8 +155,7 @@ def _check_start(chain, params, log_prior, pointwise, x):
     where = {name: np.asarray(leaf).round(4).tolist() for name, leaf in params.items()}
     if not len(bad):
         raise ValueError(f"chain {chain} has no start: the prior gives its own draw {where} log density {log_prior}")
-    row = jax.tree.map(lambda leaf: np.asarray(leaf)[bad[0]], x)
     raise ValueError(
         f"chain {chain} has no start: none of {NUM_CANDIDATES} prior draws gives all data a finite density; the best, "
-        f"{where}, gives row {bad[0]} (x = {row}) log density {pointwise[bad[0]]}; check the units of x, or the prior"
+        f"{where}, gives {_row(x, bad[0])} log density {pointwise[bad[0]]}; check the units of x, or the prior"
     )

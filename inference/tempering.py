@@ -26,7 +26,6 @@ from inference import conjugacy, labels, space
 from inference.slice import slice_coordinates
 from zoo.probe import NUM_DRAWS
 
-MOVES = ("gibbs", "hmc")
 NUM_LEAPS = 8
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from inference import BACKENDS, Refused, fit, loop, space
+from diagnostics.compare import full_settings
+from inference import BACKENDS, Refused, check_settings, fit, loop, space
 from inference.results import Draws, Exact, PointMass
 from zoo import MODELS
 
@@ -152,13 +153,89 @@ def test_steps_in_the_loop_are_the_steps_one_by_one(model, backend):
         ("em", {"prior": 0}, "prior should be true or false"),
         ("em", {"floor": -1.0}, "floor should be a number, 0 or more"),
         ("em", {"max_steps": 0}, "max_steps should be a whole number"),
-        ("quadrature", {"tolerance": 0.0}, "tolerance should be a number above 0"),
+        ("quadrature", {"tolerance": 0.0}, "tolerance should be a number between 0 and 1"),
         ("importance", {"block": 0}, "block should be a whole number"),
+        ("importance", {"num_particles": 2**31}, "num_particles should be a whole number, 2147483647 at most"),
+        ("em", {"num_restarts": 10**400}, "num_restarts .* got a number of more than 30 digits"),
+        ("em", {"annealing": 10**400}, "annealing .* got a number of more than 30 digits"),
+        ("importance", {"num_particles": 1}, "num_particles should be at least 2"),
+        ("importance_joint", {"num_particles": 1}, "num_particles should be at least 2"),
+        ("importance_modes", {"num_particles": 1}, "num_particles should be at least 2"),
+        ("quadrature", {"num_checks": 10}, "num_checks should be a whole number, 1000 or more"),
+        ("quadrature", {"tolerance": 1}, "tolerance should be a number between 0 and 1"),
+        ("nuts", {"max_tree_depth": 64}, "max_tree_depth should be a whole number, 20 at most, got 64"),
+        ("advi", {"guide": ["full_rank"]}, "guide should be 'full_rank' or 'mean_field'"),
+        ("smc", {"num_moves": 4, "max_moves": 2}, "max_moves should be at least num_moves"),
     ],
 )
 def test_bad_settings_are_refused_in_a_sentence_before_anything_runs(backend, settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         fit(MODELS["bento"], backend, **settings)
+
+
+WRONG = {
+    bool: [0, "false", None],
+    str: [3, None, ["gibbs"]],
+    float: [0, -1.0, float("nan"), float("inf"), "1", True, 10**400, None, [1.0]],
+    int: [-1, 2.0, True, "3", float("nan"), 10**40, 2**31, [1]],
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_setting_of_a_wrong_type_or_out_of_range_is_refused_by_name(backend):
+    for name, default in full_settings(backend, {}).items():
+        for value in WRONG[int if default is None else type(default)]:
+            if (name, value) == ("floor", 0):
+                continue
+            with pytest.raises(ValueError, match=f"^{backend}: {name} should be "):
+                check_settings(backend, {name: value})
+
+
+@pytest.mark.parametrize(
+    "call, sentence",
+    [
+        (lambda: fit("bento"), "model should be a Mixture, such as .*, got 'bento'"),
+        (lambda: fit(MODELS["bento"], None), "backend should be a name, such as 'gibbs', got None"),
+        (lambda: fit(MODELS["bento"], progress=3), "progress should be a function"),
+        (
+            lambda: fit(MODELS["bento"], resume="run.nc"),
+            "resume should be the Draws that an earlier fit returned, got str",
+        ),
+    ],
+)
+def test_what_is_no_model_back_end_or_earlier_run_is_refused_in_a_sentence(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call()
+
+
+def stopping(calls):
+    """Ctrl-C at the call of that number."""
+    left = iter(range(calls, -1, -1))
+
+    def progress(done, total):
+        if next(left) <= 1:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+KEEPING = ("importance", "importance_joint", "importance_modes", "smc", "em")  # finished parts
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        pytest.param(name, marks=() if name in ("gibbs", "cavi", "enumeration") else pytest.mark.slow)
+        for name in BACKENDS
+        if name not in KEEPING
+    ],
+)
+def test_ctrl_c_before_there_is_anything_to_keep_says_so(backend):
+    if BACKENDS[backend].refuses(MODELS["bento"], MODELS["bento"].data.x):
+        pytest.skip("refused")
+    settings = SHORT[backend] | ({"num_warmup": 500} if backend in CHAINS else {})
+    with pytest.raises(KeyboardInterrupt, match="nothing"):
+        fit(MODELS["bento"], backend, progress=stopping(1), **settings)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.5, True])

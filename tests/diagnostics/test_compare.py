@@ -330,7 +330,7 @@ def test_ctrl_c_keeps_what_is_done(backends):
     )
     comparison = compare(bento())
     assert comparison.interrupted and list(comparison.results) == ["quadrature"]
-    assert comparison.backends["slow"]["reason"] == "interrupted"
+    assert comparison.backends["slow"]["reason"] == "interrupted: nothing of an unfinished slow run is kept"
     assert comparison.backends["later"]["reason"] == "interrupted before it began"
 
 

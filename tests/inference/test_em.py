@@ -485,3 +485,28 @@ def test_the_mode_is_where_importance_draws_of_the_posterior_are_densest():
 
 def _log_prior(model, draws):
     return np.asarray(jax.vmap(model.log_prior)(jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), draws.params)))
+
+
+def test_ctrl_c_keeps_the_restarts_that_had_ended():
+    seen = []
+
+    def stop(done, total):
+        seen.append(done)
+        if len(seen) == 3:  # in the third group of four
+            raise KeyboardInterrupt
+
+    part, whole = fit(bento(), "em", progress=stop), fit(bento(), "em")
+    assert part.interrupted and not whole.interrupted
+    assert part.warnings[0] == "interrupted: only 8 of 32 restarts had ended"
+    assert part.params["means"].shape == (8, 2) and part.admissible.shape == part.ended.shape == (8,)
+    assert part.log_density[0] == whole.log_density[0]
+    with pytest.raises(KeyboardInterrupt, match="before the first 4 restarts had ended: nothing is kept"):
+        seen[:] = [0, 0]
+        fit(bento(), "em", progress=stop)
+
+
+def test_ctrl_c_ends_a_back_end_that_begins_at_the_optima_too(monkeypatch):
+    found = fit(bento(), "em", num_restarts=4)
+    monkeypatch.setattr(module, "em", lambda *args, **settings: found._replace(interrupted=True))
+    with pytest.raises(KeyboardInterrupt, match="nothing of an unfinished importance_modes run is kept"):
+        fit(bento(), "importance_modes")

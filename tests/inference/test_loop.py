@@ -1,12 +1,14 @@
 """The sampling loop: chunks, starts and interruptions change no bit."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from genjax import categorical, gen, normal, uniform
+from genjax import categorical, gamma, gen, normal, uniform
 
-from inference import fit, loop
+from inference import BACKENDS, fit, loop, space
 from zoo import Mixture
 
 
@@ -74,16 +76,48 @@ def test_draws_before_the_end_of_warmup_are_an_interruption():
         loop.to_draws(loop.run(WALK, KEYS, 2, X, params=START), num_warmup=5)
 
 
+@gen
+def prior():
+    return {"low": normal(np.zeros(2), 1.0) @ "low"}
+
+
+@gen
+def observation(params):
+    z = categorical(probs=np.array([0.5, 0.5])) @ "z"
+    return uniform(params["low"][z], params["low"][z] + 1.0) @ "x"
+
+
+# a component covers an interval of length 1
+NARROW = Mixture(name="narrow", num_components=2, exchangeable=True, prior=prior, observation=observation)
+
+
 def test_data_that_no_prior_draw_can_produce_are_refused_with_the_parameters_and_the_row():
+    # each row alone has prior draws that cover it, but two intervals cannot cover all three
+    with pytest.raises(ValueError, match=r"chain 0 has no start.*'low': .*row \d \(x = .*\) log density -inf.*units"):
+        fit(NARROW, "metropolis", np.array([-2.0, 0.0, 2.0]))
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if BACKENDS[name].refuses(NARROW, np.zeros(2)) is None])
+def test_a_row_without_a_density_at_any_prior_draw_is_named_before_anything_runs(backend):
+    with pytest.raises(
+        ValueError, match=r"narrow cannot produce row 1 \(x = 900.0\): .* -inf at every prior draw; check"
+    ):
+        fit(NARROW, backend, np.array([0.5, 900.0]))
+
+
+def test_a_row_that_one_prior_draw_in_a_thousand_covers_is_let_through(monkeypatch):
+    x = np.array([0.0, 4.3])  # P(3.3 < low < 4.3) = .0005 for each interval
+    space.check_density(NARROW, x)
+    monkeypatch.setattr(space, "NUM_BATCHES", 1)
+    with pytest.raises(ValueError, match="row 1"):
+        space.check_density(NARROW, x)
+
+
+def test_a_parameter_whose_prior_has_no_density_at_its_own_draws_is_named():
     @gen
     def prior():
-        return {"low": normal(np.zeros(2), 1.0) @ "low"}
+        return {"low": normal(np.zeros(2), 1.0) @ "low", "rates": gamma(np.full(2, 1e-300), 1e-300) @ "rates"}
 
-    @gen
-    def observation(params):
-        z = categorical(probs=np.array([0.5, 0.5])) @ "z"
-        return uniform(params["low"][z], params["low"][z] + 1.0) @ "x"
-
-    model = Mixture(name="narrow", num_components=2, exchangeable=True, prior=prior, observation=observation)
-    with pytest.raises(ValueError, match=r"chain 0 has no start.*'low': .*row 1 \(x = 900.0\) log density -inf.*units"):
-        fit(model, "metropolis", np.array([0.5, 900.0]))
+    model = dataclasses.replace(NARROW, name="extreme", prior=prior)
+    with pytest.raises(ValueError, match="the prior of extreme gives its own draws of rates no finite density"):
+        space.check_density(model, np.array([0.5]))

@@ -94,7 +94,7 @@ def test_what_warmup_adapted_is_carried_by_arviz(dense):
     assert (stats["step_size"].values == stats["step_size"].values[:, :1]).all()
 
 
-@pytest.mark.parametrize("starts, sentence", [("map", "starts should be one of prior, em"), (1, "should be text like")])
+@pytest.mark.parametrize("starts, sentence", [("map", "starts should be 'prior' or 'em', got 'map'"), (1, "got 1")])
 def test_starts_that_do_not_exist_are_refused(starts, sentence):
     with pytest.raises(ValueError, match=sentence):
         fit(coffee(), "nuts", starts=starts)

@@ -80,14 +80,32 @@ def test_a_conjugate_rule_found_wrong_stays_a_proposal_after_the_break(monkeypat
 @pytest.mark.parametrize(
     "settings, sentence",
     [
-        (SETTINGS | {"num_chains": 3}, "has 2 chains and 20 warmup steps, this one 3 and 20"),
-        (SETTINGS | {"num_warmup": 10}, "has 2 chains and 20 warmup steps, this one 2 and 10"),
+        (SETTINGS | {"num_chains": 3}, "has num_chains = 2, this one 3"),
+        (SETTINGS | {"num_warmup": 10}, "has num_warmup = 20, this one 10"),
         (SETTINGS | {"num_draws": 5}, "has 40 draws per chain already"),
     ],
 )
 def test_a_run_that_does_not_continue_the_earlier_one_is_refused_in_a_sentence(settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         fit(coffee(), "gibbs", seed=5, resume=whole(coffee(), "gibbs"), **settings)
+
+
+@pytest.mark.parametrize(
+    "seed, settings, sentence",
+    [
+        (6, {}, "has seed = 5, this one 6"),
+        (5, {"thin": 2}, "has thin = 5, this one 2"),
+        (5, {"permute": False}, "has permute = True, this one False"),
+    ],
+)
+def test_a_run_of_another_seed_or_setting_is_not_gone_on_with(seed, settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        fit(coffee(), "gibbs", seed=seed, resume=whole(coffee(), "gibbs"), **SETTINGS | settings)
+
+
+def test_a_run_of_another_back_end_is_not_gone_on_with():
+    with pytest.raises(ValueError, match="has backend = 'gibbs', this one 'nuts'"):
+        fit(coffee(), "nuts", seed=5, resume=whole(coffee(), "gibbs"), **SETTINGS)
 
 
 def test_other_data_of_the_same_shape_are_refused():

@@ -1,0 +1,111 @@
+"""Equal observations: where they leave no proper posterior that is said, and where they leave one it is found."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from genjax import categorical, dirichlet, gamma, gen, normal
+from scipy.special import logsumexp
+from scipy.stats import gamma as gamma_law
+from scipy.stats import halfnorm, invgamma
+
+from inference import BACKENDS, fit, optimum
+from inference.closed_forms import normal_log_marginal
+from zoo.models.bento import bento, bento_full
+from zoo.models.three_gaussians import three_gaussians
+
+EQUAL = np.full(20, 400.0)
+IMPROPER = three_gaussians()
+
+
+@gen
+def prior():
+    weights = dirichlet(np.ones(3)) @ "weights"
+    means = normal(np.full(3, 15.0), 10.0) @ "means"
+    scales = gamma(np.full(3, 3.0), 1.0) @ "scales"
+    return {"weights": weights, "means": means, "scales": scales}
+
+
+@gen
+def shared_prior():
+    weights = dirichlet(np.ones(3)) @ "weights"
+    means = normal(np.full(3, 15.0), 10.0) @ "means"
+    scale = gamma(np.float64(1.0), np.float64(1.0)) @ "scale"
+    return {"weights": weights, "means": means, "scales": jnp.full(3, scale)}
+
+
+@gen
+def observation(params):
+    z = categorical(probs=params["weights"]) @ "z"
+    return normal(params["means"][z], params["scales"][z]) @ "x"
+
+
+THICK = dataclasses.replace(IMPROPER, name="thick", prior=prior, observation=observation, twin=None, data=None)
+SHARED = dataclasses.replace(THICK, name="shared", prior=shared_prior)
+
+
+def log_mass(m, log_prior, low):
+    """log of the integral over the scale from exp(low) of p(m equal rows, scale), location Normal(15, 10) a priori."""
+    u = np.arange(low, 3.0, 0.01)
+    scale = np.exp(u)
+    known = dict(prior_mean=15.0, prior_sd=10.0, variance=scale**2)
+    return logsumexp(normal_log_marginal(m, 12.0, 0.0, **known) + log_prior(scale) + u)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "model, log_prior",
+    [
+        (IMPROPER, lambda s: halfnorm.logpdf(s, scale=5.0)),
+        (THICK, lambda s: gamma_law.logpdf(s, 3.0)),
+        (bento_full(), lambda s: invgamma.logpdf(s**2, 3, scale=8.0) + np.log(2 * s)),
+    ],
+    ids=["half normal", "gamma", "inverse gamma"],
+)
+def test_the_warning_comes_where_the_mass_near_scale_zero_grows_without_end(model, log_prior, m):
+    infinite = log_mass(m, log_prior, -60.0) - log_mass(m, log_prior, -30.0) > 0.1
+    x = np.r_[np.full(m, 12.0), 1.0, 2.0, 3.0, 4.0]
+    said = optimum.check_proper(model, x)
+    assert len(said) == infinite
+    if infinite:
+        assert said[0].startswith(f"the posterior is improper: {m} rows are equal (row 0, x = 12.0)")
+
+
+def test_a_scale_that_all_components_share_cannot_shrink_onto_some_rows():
+    assert optimum.check_proper(SHARED, np.array([12.0, 12.0, 1.0, 2.0, 3.0])) == ()
+    with pytest.raises(ValueError, match="no proper posterior: 2 rows are equal"):
+        optimum.check_proper(SHARED, np.array([12.0, 12.0, 1.0, 1.0, 3.0]))
+
+
+@pytest.mark.parametrize("backend", [n for n in BACKENDS if n != "em" and not BACKENDS[n].refuses(IMPROPER, EQUAL)])
+def test_data_that_leave_nothing_but_a_scale_of_zero_are_refused(backend):
+    with pytest.raises(ValueError, match=r"no proper posterior: 20 rows are equal \(row 0, x = 400.0\).*InverseGamma"):
+        fit(IMPROPER, backend, EQUAL)
+
+
+def test_em_says_that_there_is_no_maximum_for_such_data():
+    found = fit(IMPROPER, "em", EQUAL - 385, num_restarts=4, max_steps=50)
+    assert not found.admissible.any() and "nothing here is an estimate" in found.warnings[0]
+    assert any("grows without bound as a scale shrinks" in said for said in found.warnings)
+    with pytest.raises(ValueError, match="x has 1 distinct points for 3 components"):
+        fit(IMPROPER, "em", EQUAL, prior=False)
+
+
+def test_the_warning_stands_in_the_result():
+    x = np.append(IMPROPER.data.x[:20], IMPROPER.data.x[3])
+    found = fit(IMPROPER, "importance", x, num_particles=100)
+    assert found.warnings[0].startswith("the posterior is improper: 2 rows are equal (row 3, ")
+
+
+@pytest.mark.parametrize("model, x", [(bento(), EQUAL), (bento(), [450.0]), (bento_full(), EQUAL)])
+def test_equal_or_few_rows_with_a_proper_posterior_are_served_and_agree_with_enumeration(model, x):
+    x = np.array(x)
+    exact = fit(model, "enumeration", x)
+    draws = fit(model, "gibbs", x, num_draws=2000, seed=1)
+    assert draws.warnings == ()
+    for name in draws.params:  # sorted: the labels are exchangeable
+        one, two = (np.sort(np.asarray(d.params[name]), axis=2)[..., 1] for d in (draws, exact.draws))
+        by_chain = one.mean(axis=1)
+        error = np.hypot(by_chain.std(ddof=1) / np.sqrt(len(by_chain)), two.std() / np.sqrt(two.size))
+        assert abs(one.mean() - two.mean()) < 8 * error  # t with 3 degrees of freedom: 8 is a chance of .004
