@@ -19,7 +19,7 @@ RATIO = 1e-12  # largest error of a conjugate conditional that is rounding
 AGAIN = 4  # a cell that fails calibration gets so many times the data sets, with a new seed
 
 DATASETS = 200  # of the calibration, and
-MANY = {"bento": 1000, "coffee": 1000}  # ... of some models, by the name before its constants
+MANY = {"bento[scale=40.0]": 1000, "coffee[scale=20.0]": 1000}  # ... of some models
 QUICK = 10  # `quick` divides the replicates of joint tests by it,
 QUICK_DATASETS = 40  # and simulates so many data sets
 
@@ -114,7 +114,7 @@ def calibrate(
         if row is None:
             row = Row(model.name, name + label, inference.TABLE[name][1])
             told = progress and (lambda done, total, cell=f"{model.name} {name}": progress(cell, done, total))
-            datasets = num_datasets or (QUICK_DATASETS if quick else MANY.get(model.name.split("[")[0], DATASETS))
+            datasets = num_datasets or (QUICK_DATASETS if quick else MANY.get(model.name, DATASETS))
             try:
                 if calibration.has_kernel(name):
                     row = row._replace(joint=_joint(model, name, label, seed, quick, each_joint))

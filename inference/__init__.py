@@ -80,6 +80,9 @@ def check_settings(backend: str, settings: dict) -> None:
             wanted = _unlike(name, value, known[name].default)
         if wanted:
             raise ValueError(f"{backend}: {name} should be {wanted}, got {_short(value)}")
+    own = getattr(importlib.import_module(TABLE[backend][0]), "check_settings", None)
+    if own is not None:
+        own(settings)
 
 
 def _short(value) -> str:
@@ -92,7 +95,7 @@ def _not_among(value, choices) -> str | None:
 
 
 # numbers with other bounds than "above 0", for numbers, and "1 or more", for whole ones
-LEAST = {"num_warmup": 0, "num_resampled": 0, "num_checks": 1000}
+LEAST = {"num_warmup": 0, "num_resampled": 0, "num_checks": 1000, "num_runs": 8}
 MOST = {"max_tree_depth": 20}  # a tree of depth 20 has a million leaves, each a gradient
 LARGEST = 2**31 - 1  # steps and particles are counted in 32 bits
 

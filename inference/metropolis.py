@@ -11,6 +11,7 @@ from inference.results import Draws
 from zoo import nearest
 
 MOVES = ("single", "gibbs", "block", "split_merge", "joint")
+DEFAULT = "gibbs,split_merge,joint"
 TARGET = 0.44  # acceptance of a univariate random walk (Gelman, Roberts & Gilks 1996, Bayesian Statistics 5)
 TARGET_JOINT = 0.234  # of one in many dimensions (the same)
 
@@ -44,7 +45,7 @@ def metropolis(
     num_warmup=500,
     num_draws=1000,
     thin=10,
-    moves="gibbs,split_merge,joint",
+    moves=DEFAULT,
     num_sites=None,
     permute=True,
     progress=None,
@@ -67,12 +68,20 @@ def metropolis(
     Acceptance by move is in `stats`, acceptance_single and so on. Raises ValueError for a move that does not exist,
     or for `num_sites` without the move single.
     """
+    check_settings({"moves": moves, "num_sites": num_sites})
     chosen = chosen_moves(moves)
-    if num_sites is not None and "single" not in chosen:
-        raise ValueError(f"num_sites is for the move single, which is not among moves={moves!r}")
     sampler = build(model, num_warmup, permute, thin, moves=chosen, num_sites=num_sites)
     how = dict(num_chains=num_chains, num_warmup=num_warmup, num_draws=num_draws, progress=progress, resume=resume)
     return loop.sample(model, sampler, key, x, **how)
+
+
+def check_settings(settings: dict) -> None:
+    """ValueError for moves that do not exist, and for num_sites without the move that it is for."""
+    chosen = chosen_moves(settings.get("moves", DEFAULT))
+    if settings.get("num_sites") is not None and "single" not in chosen:
+        raise ValueError(
+            f"num_sites is for the move single, which is not among moves={settings.get('moves', DEFAULT)!r}"
+        )
 
 
 def chosen_moves(moves: str) -> tuple[str, ...]:

@@ -214,7 +214,7 @@ def joint_test_of(model, move, scale, sd, num):
 
 
 def test_too_few_runs_are_refused_in_a_sentence():
-    with pytest.raises(ValueError, match="num_runs should be at least 8"):
+    with pytest.raises(ValueError, match="num_runs should be a whole number, 8 or more"):
         fit(MODELS["bento"], "smc", num_runs=4)
 
 
