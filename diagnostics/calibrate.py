@@ -71,8 +71,8 @@ class Table(NamedTuple):
 
 
 def default_models() -> list:
-    """Every model of the zoo at its wide constants, and bento with weights that tell its labels apart."""
-    return [*map(calibration.wide, zoo.MODELS), calibration.wide("bento", weights=(0.7, 0.3))]
+    """The named models at their wide constants, and bento with weights that tell its labels apart."""
+    return [*map(calibration.wide, calibration.NAMED), calibration.wide("bento", weights=(0.7, 0.3))]
 
 
 def served(model) -> dict[str, str | None]:

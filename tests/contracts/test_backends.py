@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diagnostics.calibration import NAMED
 from diagnostics.compare import full_settings
 from inference import BACKENDS, Refused, check_settings, fit, loop, space
 from inference.results import Draws, Exact, PointMass
@@ -31,6 +32,7 @@ SHORT = {
     "quadrature": dict(num_checks=1_000),
 }
 QUICK = ("bento", "bento_known", "coffee", "three_gaussians")  # the rest run in test-all
+ROTATION = ("gibbs", "nuts", "em", "metropolis", "smc", "importance")  # models that are not named have one each
 
 
 def marks(model, backend):
@@ -38,7 +40,15 @@ def marks(model, backend):
     return () if model in quick else pytest.mark.slow
 
 
-CELLS = [pytest.param(model, backend, marks=marks(model, backend)) for model in MODELS for backend in BACKENDS]
+def cells():
+    others = [model for model in MODELS if model not in NAMED]
+    for model in MODELS:
+        for backend in BACKENDS:
+            if model in NAMED or backend == ROTATION[others.index(model) % len(ROTATION)]:
+                yield pytest.param(model, backend, marks=marks(model, backend))
+
+
+CELLS = list(cells())
 
 
 @functools.cache

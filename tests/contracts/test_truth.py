@@ -9,12 +9,12 @@ import pytest
 from numpyro.infer.util import log_density
 from scipy import integrate, optimize, stats
 
-from diagnostics import compare
+from diagnostics import calibration, compare
 from diagnostics.truth import stored
 from inference import fit, space
 from zoo import MODELS
 
-UNKNOWN = [name for name in MODELS if MODELS[name].param_shapes]
+UNKNOWN = [name for name in calibration.NAMED if MODELS[name].param_shapes]
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from zoo import MODELS
 from zoo.models.bento import bento
 
 FULL = dict(num_replicates=20_000, num_steps=5)
-MODELS_TESTED = {name: functools.partial(calibration.wide, name) for name in MODELS} | {
+MODELS_TESTED = {name: functools.partial(calibration.wide, name) for name in calibration.NAMED} | {
     "bento[weights]": functools.partial(calibration.wide, "bento", weights=(0.7, 0.3))
 }
 QUICK = [("bento", "gibbs"), ("bento", "nuts"), ("coffee", "metropolis"), ("coffee", "smc"), ("bento_known", "gibbs")]
@@ -70,7 +70,9 @@ def test_a_kernel_that_only_relabels_fails():
     assert result.stuck == ("means", "partition")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in calibration.NAMED else pytest.mark.slow) for name in MODELS]
+)
 def test_conjugate_conditionals_have_the_ratios_of_the_joint(name):
     errors = calibration.ratio_test(MODELS[name], jax.random.key(0))
     assert all(error < 1e-12 for error in errors.values()), errors

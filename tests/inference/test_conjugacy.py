@@ -24,7 +24,7 @@ FOUND = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", FOUND)
 def test_rules_are_found_from_the_declaration(name):
     assert {rule.site: rule.name for rule in conjugacy.rules(MODELS[name])} == FOUND[name]
 
