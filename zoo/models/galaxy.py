@@ -59,13 +59,13 @@ def _equal(name, K, concentration, prior_mean, prior_sd, variance_shape, varianc
     positive(
         concentration=concentration, prior_sd=prior_sd, variance_shape=variance_shape, variance_scale=variance_scale
     )
-    alpha, centres = np.full(K, concentration), np.full(K, prior_mean)
+    alpha, centres, shape = np.full(K, concentration), np.full(K, prior_mean), np.array(variance_shape)
 
     @gen
     def prior():
         weights = dirichlet(alpha) @ "weights"
         means = normal(centres, prior_sd) @ "means"
-        variance = inverse_gamma(variance_shape, variance_scale) @ "variance"  # (shape, scale)
+        variance = inverse_gamma(shape, variance_scale) @ "variance"  # (shape, scale)
         return {"weights": weights, "means": means, "scale": jnp.sqrt(variance)}
 
     @gen
@@ -76,7 +76,7 @@ def _equal(name, K, concentration, prior_mean, prior_sd, variance_shape, varianc
     def twin(x):
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.asarray(alpha)))
         means = numpyro.sample("means", dist.Normal(centres, prior_sd).to_event(1))
-        variance = numpyro.sample("variance", dist.InverseGamma(variance_shape, variance_scale))
+        variance = numpyro.sample("variance", dist.InverseGamma(shape, variance_scale))
         with numpyro.plate("galaxies", len(x)):
             clumps = dist.Categorical(probs=weights)
             numpyro.sample("x", dist.MixtureSameFamily(clumps, dist.Normal(means, jnp.sqrt(variance))), obs=x)
@@ -129,7 +129,7 @@ def galaxy_6(*, num_components=6, concentration=1.0, precision_shape=2.0, rate_s
     def prior():
         weights = dirichlet(alpha) @ "weights"
         means = normal(centres, spread) @ "means"
-        beta = gamma(rate_shape, rate) @ "beta"  # (shape, rate)
+        beta = gamma(np.array(rate_shape), rate) @ "beta"  # (shape, rate)
         precisions = gamma(shapes, beta) @ "precisions"
         return {"weights": weights, "means": means, "precisions": precisions, "scales": precisions**-0.5}
 
