@@ -29,7 +29,9 @@ class Rule(NamedTuple):
     name: str  # as `zoo show` prints it
     conditional: Callable | None  # (params, r, x) -> NumPyro distribution of the site; None: M-step only
     mode: Callable | None  # (params, r, x, prior) -> the maximiser, prior=False for maximum likelihood
-    collapsed: Collapsed | None = None  # what `inference.conjugacy.log_marginal` integrates by
+    collapsed: Collapsed | None = (
+        None  # what `inference.conjugacy.log_marginal` integrates by; None: shared, M-step only
+    )
     of: str = "x"  # what it is the prior of an argument of: "x", or "z" for the mixing weights
 
 
@@ -38,13 +40,21 @@ def totals(statistics, r):
     return tuple(jnp.einsum("nk,nk...->k...", r, jnp.broadcast_to(s, r.shape + s.shape[2:])) for s in statistics)
 
 
-def _rule(site, name, statistics, posterior, mode, collapsed=None):
+def _rule(site, name, statistics, posterior, mode, collapsed=None, shared=False):
+    """`shared`: one value for all components, so their totals are added up (and none has a marginal of its own)."""
+
+    def sums(params, r, x):
+        each = totals(statistics(params, x), r)
+        return tuple(leaf.sum(axis=0) for leaf in each) if shared else each
+
     def conditional(params, r, x):
-        return posterior(params, totals(statistics(params, x), r))
+        return posterior(params, sums(params, r, x))
 
     def maximiser(params, r, x, prior):
-        return mode(params, totals(statistics(params, x), r), prior)
+        return mode(params, sums(params, r, x), prior)
 
+    if shared:
+        return Rule(site, f"{name}, shared", conditional, maximiser)
     return Rule(site, name, conditional, maximiser, collapsed or Collapsed(statistics, posterior))
 
 
@@ -90,12 +100,13 @@ def normal_mean(model, site):
     return _rule(site, "Normal mean", statistics, posterior, mode)
 
 
-def normal_spread(model, site, family, mean_site=None):
+def normal_spread(model, site, family, mean_site=None, shared=False):
     """variances[k] ~ InverseGamma(a, b) or precisions[k] ~ Gamma(a, b), x | z=k ~ Normal(means[k], its sd):
     (a + n_k/2, b + sum_n r_nk (x_n - means[k])^2 / 2); mode b/(a + 1) of variances, (a - 1)/b of precisions.
 
     With `mean_site`, means[k] ~ Normal(m, sd[k]/sqrt(c)): (a + (n_k + 1)/2, ... + c (means[k] - m)^2 / 2), and with
-    the mean integrated out (a + n_k/2, b + (sum (x_n - m)^2 - (sum (x_n - m))^2 / (c + n_k)) / 2).
+    the mean integrated out (a + n_k/2, b + (sum (x_n - m)^2 - (sum (x_n - m))^2 / (c + n_k)) / 2). `shared`: one
+    spread for all k, and sums over k too.
     """
     precision = family == "Gamma"
     build = dist.Gamma if precision else dist.InverseGamma
@@ -140,7 +151,7 @@ def normal_spread(model, site, family, mean_site=None):
 
     name = "Gamma precision" if precision else "InverseGamma variance"
     if mean_site is None:
-        return _rule(site, name, statistics, posterior, mode)
+        return _rule(site, name, statistics, posterior, mode, shared=shared)
     joint = Collapsed(statistics_about_prior, posterior_without_mean, mean_site)
     return _rule(site, f"{name}, joint with {mean_site}", statistics, posterior, mode, joint)
 
@@ -181,13 +192,13 @@ def multivariate_mean(model, site):
     return _rule(site, "multivariate Normal mean", statistics, posterior, mode)
 
 
-def wishart_precision(model, site, mean_site=None):
+def wishart_precision(model, site, mean_site=None, shared=False):
     """precisions[k] ~ Wishart(nu, S^-1), x | z=k ~ Normal(means[k], precisions[k]^-1), that is covariances ~
     InverseWishart(nu, S): Wishart(nu + n_k, (S + T)^-1) with T = sum_n r_nk (x_n - means[k])(x_n - means[k])'.
 
     With `mean_site`, means[k] ~ Normal(m, precisions[k]^-1 / c): nu + n_k + 1 and c (means[k] - m)(means[k] - m)'
     more; with the mean integrated out nu + n_k and sum d d' - (sum d)(sum d)' / (c + n_k), d = x_n - m (Gelman et al.
-    2013, section 3.6). Mode (nu - D - 1) S^-1.
+    2013, section 3.6). Mode (nu - D - 1) S^-1. `shared`: one precision for all k, and sums over k too.
     """
     D = model.param_shapes[site].shape[-1]
     outer = lambda v: v[..., :, None] * v[..., None, :]
@@ -215,11 +226,11 @@ def wishart_precision(model, site, mean_site=None):
     def mode(params, totals, prior):
         if not prior:
             covariance = _mean(totals[1], totals[0], jnp.linalg.inv(params[site]))
-            regular = (totals[0] > D)[:, None, None]
+            regular = _filled(totals[0] > D, covariance)
             return jnp.where(regular, jnp.linalg.inv(jnp.where(regular, covariance, jnp.eye(D))), params[site])
         q = posterior(params, totals)
-        excess = (q.concentration - D - 1)[:, None, None]
-        return jnp.where(excess > 0, excess * q.mean / q.concentration[:, None, None], params[site])
+        df = _filled(q.concentration, q.mean)
+        return jnp.where(df > D + 1, (df - D - 1) * q.mean / df, params[site])
 
     def statistics_about_prior(params, x):
         gap = x[:, None] - mean_prior(params)[0]
@@ -232,7 +243,7 @@ def wishart_precision(model, site, mean_site=None):
         return dist.Wishart(nu + n, rate_matrix=S + scatter - outer(gap) / pooled)
 
     if mean_site is None:
-        return _rule(site, "Wishart precision", statistics, posterior, mode)
+        return _rule(site, "Wishart precision", statistics, posterior, mode, shared=shared)
     joint = Collapsed(statistics_about_prior, posterior_without_mean, mean_site)
     return _rule(site, f"Wishart precision, joint with {mean_site}", statistics, posterior, mode, joint)
 

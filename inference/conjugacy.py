@@ -78,6 +78,9 @@ def collapsible(model) -> str | None:
         return "no unknown parameter"
     found = {rule.site for rule in rules(model) if rule.collapsed is not None}
     missing = [name for name in model.param_shapes if name not in found]
+    shared = [rule.site for rule in rules(model) if rule.conditional is not None and rule.site in missing]
+    if shared:
+        return f"{', '.join(shared)} is shared by all components"
     if missing:
         return f"{', '.join(missing)} has no conjugate prior"
     if outside_traces(_largest_change, model) > TOLERANCE[jnp.result_type(float).name]:
@@ -208,6 +211,9 @@ def _rule_for(model, name, probed) -> Rule | None:
 
     if family == "Dirichlet" and probed.families["z"] == "Categorical" and enters("z", "probs"):
         return dirichlet_weights(model, name)
+    shared = _shared_rule(model, name, probed)
+    if shared is not None:
+        return shared
     if value.shape[1:2] != (model.num_components,):
         return None
     if component == "MultivariateNormalFullCovariance":
@@ -222,6 +228,29 @@ def _rule_for(model, name, probed) -> Rule | None:
         return gamma_rate(model, name, "Poisson" if component == "Poisson" else "exponential")
     if family == "Beta" and component in ("Bernoulli", "Binomial") and enters("x", "probs"):
         return beta_probability(model, name, component)
+    return None
+
+
+def _shared_rule(model, name, probed):
+    """The rule of a spread that is one for all components, or None."""
+    family, component, value, x = (
+        probed.families[name],
+        probed.families["x"],
+        probed.values[name],
+        probed.arguments["x"],
+    )
+    same = lambda argument: (
+        argument.shape[:1] + argument.shape[2:] == value.shape and np.allclose(argument, value[:, None], rtol=1e-5)
+    )
+    if component in ("Normal", "MultivariateNormalDiag") and family in ("InverseGamma", "Gamma"):
+        spread = scale_of(x) ** (2 if family == "InverseGamma" else -2)
+        scale = "scale" if "scale" in x else "scale_diag"
+        if same(spread) and _only(probed, name, {("x", scale)}):
+            return normal_spread(model, name, family, shared=True)
+    if component == "MultivariateNormalFullCovariance" and family == "WishartTriL":
+        own = {("x", "covariance_matrix")}
+        if same(np.linalg.inv(x["covariance_matrix"])) and _only(probed, name, own):
+            return wishart_precision(model, name, shared=True)
     return None
 
 

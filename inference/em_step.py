@@ -119,7 +119,7 @@ def build(model, prior: bool, accelerate: bool, anneal: bool) -> Built:
         )
 
     def smallest_scale(params, first, x, sd):
-        """Least scale of a Normal component over the data's, scales that never moved from the start left out."""
+        """Least of the `scales` over the data's, scales that never moved from the start left out."""
         scale = scales(model, params, x)
         if scale is None:
             return jnp.asarray(jnp.inf)
@@ -204,7 +204,7 @@ def build(model, prior: bool, accelerate: bool, anneal: bool) -> Built:
         known = Known(
             num=num_observations(x),
             size=sum((jnp.abs(leaf).sum() for leaf in jax.tree.leaves(x)), jnp.zeros(())),
-            sd=None if isinstance(x, dict) else _at_least_one(jnp.std(x, axis=0).reshape(1, -1)),
+            sd=data_scales(model, x),
         )
         first = jax.vmap(lambda params: scales(model, params, x))(start.params)
         running = lambda s: ~s.converged & ~s.stopped & (s.step <= stop)
@@ -235,7 +235,7 @@ class Known(NamedTuple):
 
     num: Any  # N
     size: Any  # sum of |x|
-    sd: Any  # of every column of x, 1 where it is 0; None for a dict
+    sd: Any  # of every column of x (`data_scales`), 1 where it is 0; None for a dict
 
 
 class Start(NamedTuple):
@@ -293,19 +293,38 @@ def rounding(size, magnitude):
     return jnp.finfo(jnp.result_type(float)).eps * (1 + size + magnitude)
 
 
+SCALED = {"Normal": "scale", "StudentT": "scale", "MultivariateNormalDiag": "scale_diag"}
+
+
 def scales(model, params, x):
-    """Scales of the components, (K, 1 or D), where x given z is Normal; None for every other family."""
-    if isinstance(x, dict) or model.observation_shapes["x"].family != "Normal":
+    """Scales of Normal and Student-t components, (K, 1 or D), of a full covariance those of each coordinate given the
+    others, which show when it becomes singular; None for every other family."""
+    family = None if isinstance(x, dict) else model.observation_shapes["x"].family
+    if family == "MultivariateNormalFullCovariance":
+        return _given_others(conjugacy.component_arguments(model, params, x)["covariance_matrix"])
+    if family not in SCALED:
         return None
-    return conjugacy.component_arguments(model, params, x)["scale"].reshape(model.num_components, -1)
+    return conjugacy.component_arguments(model, params, x)[SCALED[family]].reshape(model.num_components, -1)
+
+
+def data_scales(model, x):
+    """What `scales` are compared with: the same of all the data at once, (1, 1 or D); None of a dict."""
+    if isinstance(x, dict):
+        return None
+    if model.observation_shapes["x"].family == "MultivariateNormalFullCovariance":
+        sd = _given_others(jnp.atleast_2d(jnp.cov(x.T, bias=True)))
+    else:
+        sd = jnp.std(x, axis=0)
+    return jnp.where(sd > 0, sd, 1.0).reshape(1, -1)  # a NaN is not above 0
+
+
+def _given_others(covariance):
+    """Standard deviation of each coordinate given the others, (..., D): the inverse's diagonal to the power -1/2."""
+    return jnp.diagonal(jnp.linalg.inv(covariance), axis1=-2, axis2=-1) ** -0.5
 
 
 def num_observations(x) -> int:
     return len(next(iter(x.values())) if isinstance(x, dict) else x)
-
-
-def _at_least_one(sd):
-    return jnp.where(sd > 0, sd, 1.0)
 
 
 def _like(mask, leaf):

@@ -72,6 +72,20 @@ class Dataset:
         variant = ", ".join(filter(None, [self.variant, says]))
         return replace(self, x=_fixed(self.x[whole]), labels=_fixed(labels), sha256="", variant=variant)
 
+    def standardised(self) -> "Dataset":
+        """Each column of an array made of mean 0 and standard deviation (divisor N) 1; both are recorded."""
+        if isinstance(self.x, dict) or self.standardized:
+            said = "of a dict" if isinstance(self.x, dict) else "a second time"
+            raise ValueError(f"data set {self.name}: columns are not standardised {said}")
+        means, sds = self.x.mean(axis=0), self.x.std(axis=0)
+        recorded = zip(self.columns, np.ravel(means).tolist(), np.ravel(sds).tolist(), strict=True)
+        standardized = {name: (mean, sd) for name, mean, sd in recorded}
+        for name, (_, sd) in standardized.items():
+            if not sd > 0:
+                raise ValueError(f"data set {self.name}: column {name!r} cannot be standardised: its sd is {sd:g}")
+        x = _fixed((self.x - means) / sds)
+        return replace(self, x=x, units="standardised", standardized=standardized, sha256="")
+
 
 def checksum(x) -> str:
     """SHA-256 of the little-endian float64 bytes of `x` (dict entries in the order of their names)."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from genjax import ChoiceMap, gen
+from genjax import ChoiceMap, Mask, gen
 from jax.scipy.special import logsumexp
 
 from zoo import introspect, nearest, probe, tables
@@ -111,7 +111,7 @@ class Mixture:
         trace = self.joint(n, covariates).simulate(key, ())
         choices = trace.get_choices()
         params = {name: choices[_address(name)] for name in self.param_shapes}
-        observed = {name: choices[("obs", *_address(name))] for name in self._observation_names}
+        observed = {name: _plain(choices[("obs", *_address(name))]) for name in self._observation_names}
         x = observed["x"] if set(observed) == {"x"} else observed
         if covariates is not None:
             x = {**(x if isinstance(x, dict) else {"x": x}), "covariates": covariates}
@@ -522,6 +522,11 @@ def outside_traces(function, *args):
     """
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         return pool.submit(function, *args).result()
+
+
+def _plain(value):
+    """The value of a choice: GenJAX wraps that of a `switch` in a Mask, always valid where each branch has it."""
+    return value.value if isinstance(value, Mask) else value
 
 
 def _address(name: str) -> tuple[str, ...]:

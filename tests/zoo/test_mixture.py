@@ -16,6 +16,7 @@ from genjax import (
     half_normal,
     normal,
     poisson,
+    switch,
     uniform,
     von_mises,
 )
@@ -300,3 +301,21 @@ def test_bad_covariates_are_refused_in_a_sentence(covariates, sentence):
     assert line.data_shapes == {"x": (), "covariates": ()}
     with pytest.raises(ValueError, match=sentence):
         line.check({"x": np.zeros(2), "covariates": covariates})
+
+
+def test_components_of_different_kinds_are_simulated_as_plain_arrays():
+    @gen
+    def prior():
+        return {"mean": normal(np.array(1000.0), 1.0) @ "mean"}
+
+    @gen
+    def observation(params):
+        z = categorical(probs=np.full(2, 0.5)) @ "z"
+        return switch(normal, uniform)(z, (params["mean"], np.array(1.0)), (np.array(0.0), np.array(1.0))) @ "x"
+
+    model = Mixture(name="kinds", num_components=2, exchangeable=False, prior=prior, observation=observation)
+    params, z, x = model.simulate(jax.random.key(0), 30)
+    assert x.shape == (30,) and len(set(np.asarray(z).tolist())) == 2
+    assert np.array_equal(np.asarray(x) > 500, np.asarray(z) == 0)
+    outside = np.asarray(model.log_table(params, x))[np.arange(30), 1 - np.asarray(z)]
+    assert np.all(outside < -1e4), "neither kind could have made what the other did"

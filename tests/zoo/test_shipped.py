@@ -5,9 +5,10 @@ import hashlib
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from zoo import dataset
-from zoo.dataset import provenance, shipped
+from zoo.dataset import Dataset, provenance, shipped
 
 NAMES = list(provenance())
 MAY_BE_EMPTY = {"variant", "labels", "frequency", "note"}
@@ -118,3 +119,18 @@ def test_a_shipped_array_is_cached_and_cannot_be_changed():
 def test_an_unknown_name_or_column_is_refused_in_a_sentence(name, columns, sentence):
     with pytest.raises(ValueError, match=sentence):
         shipped(name, columns)
+
+
+def test_standardised_data_have_mean_0_and_sd_1_and_remember_what_they_were():
+    plain = shipped("faithful")
+    data = plain.standardised()
+    assert_allclose(data.x.mean(axis=0), 0, atol=1e-13)
+    assert_allclose(data.x.std(axis=0), 1, rtol=1e-13)
+    means, sds = np.array(list(data.standardized.values())).T
+    assert list(data.standardized) == ["eruptions", "waiting"] and data.units == "standardised"
+    assert_allclose(data.x * sds + means, plain.x, rtol=1e-13)
+    assert data.sha256 != plain.sha256
+    with pytest.raises(ValueError, match="not standardised a second time"):
+        data.standardised()
+    with pytest.raises(ValueError, match="column 'x' cannot be standardised: its sd is 0"):
+        Dataset(name="flat", x=np.ones(3), feature_names=("x",)).standardised()
