@@ -120,6 +120,7 @@ class Mixture:
         choices = trace.get_choices()
         params = {name: choices[_address(name)] for name in self.param_shapes}
         observed = {name: choices[("obs", *_address(name))] for name in self._observation_names}
+        observed = probe.full_precision(observed)
         x = observed["x"] if set(observed) == {"x"} else observed
         if covariates is not None:
             x = {**(x if isinstance(x, dict) else {"x": x}), "covariates": jax.tree.map(jnp.asarray, covariates)}

@@ -26,7 +26,7 @@ missing, so Gibbs crawls with it.
 Data: Hasselblad 1969, JASA 64.
 """
 
-CANDY = """Packages of candy that 456 people bought in a week: a Poisson mixture with an excess of zeros and a long tail.
+CANDY = """Packages of candy that 456 people bought in a week: a Poisson mixture with many zeros and a long tail.
 
     weights  ~ Dirichlet(1, ..., 1)
     rates[k] ~ Gamma(1, 1/4)               packages a week: shape 1, mean 4, that of the data
@@ -61,9 +61,8 @@ CANDY_ZERO_INFLATED = """Packages of candy that 456 people bought in a week: tho
     z[n]     ~ Categorical(weights)        0: never buys, 1: may buy
     x[n]     = 0 where z[n] = 0, else ~ Poisson(rate)
 
-What makes it hard: the components are unlike, so the labels mean something and there is nothing to permute; a point mass
-gives most cells of the table a density of 0. That the data's tail is longer than a Poisson's is seen in the
-predictions (`candy`).
+What makes it hard: the components are unlike, so the labels mean something and nothing is permuted; a point mass gives
+most cells of the table a density of 0. That the data's tail is longer than a Poisson's is seen in the predictions.
 
 Model: Lambert 1992, Technometrics 34. Data: Boehning, Schlattmann & Lindsay 1992, Biometrics 48.
 """
