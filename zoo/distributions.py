@@ -16,94 +16,102 @@ from jax.scipy.special import gammaln
 from numpyro.distributions import constraints
 
 
+def _arrays(**arguments):
+    """Of Python numbers TFP makes float32, whatever the precision that JAX runs in."""
+    return {name: jnp.asarray(value) for name, value in arguments.items()}
+
+
 def categorical(*, probs):
     """0..L-1 with probabilities `probs` (..., L); int32."""
-    return genjax.categorical(probs=probs)
+    return genjax.categorical(**_arrays(probs=probs))
 
 
 def bernoulli(*, probs):
     """1 with probability `probs`, else 0; int32."""
-    return genjax.bernoulli(probs=probs)
+    return genjax.bernoulli(**_arrays(probs=probs))
 
 
 def flip(*, probs):
     """True with probability `probs`; bool."""
-    return genjax.flip(probs)
+    return genjax.flip(jnp.asarray(probs))
 
 
 def binomial(*, total_count, probs):
     """Successes among `total_count` trials."""
-    return genjax.binomial(total_count=total_count, probs=probs)
+    return genjax.binomial(**_arrays(total_count=total_count, probs=probs))
 
 
 def multinomial(*, total_count, probs):
     """How often each of L outcomes came up in `total_count` trials, (..., L)."""
-    return genjax.multinomial(total_count=total_count, probs=probs)
+    return genjax.multinomial(**_arrays(total_count=total_count, probs=probs))
 
 
 def geometric(*, probs):
     """Failures before the first success: 0, 1, 2, ..."""
-    return genjax.geometric(probs=probs)
+    return genjax.geometric(**_arrays(probs=probs))
 
 
 def negative_binomial(*, total_count, probs):
     """Successes before `total_count` failures: mean total_count probs / (1 - probs)."""
-    return genjax.negative_binomial(total_count=total_count, probs=probs)
+    return genjax.negative_binomial(**_arrays(total_count=total_count, probs=probs))
 
 
 def beta_binomial(*, total_count, concentration1, concentration0):
     """Binomial whose probability of success is Beta(concentration1, concentration0)."""
-    return genjax.beta_binomial(total_count=total_count, concentration1=concentration1, concentration0=concentration0)
+    return genjax.beta_binomial(
+        **_arrays(total_count=total_count, concentration1=concentration1, concentration0=concentration0)
+    )
 
 
 def poisson(*, rate=None, log_rate=None):
     """0, 1, 2, ... with mean `rate`, or exp(log_rate), where -inf is a point mass at 0. The values are float32."""
-    return genjax.poisson(rate=rate) if log_rate is None else genjax.poisson(rate=rate, log_rate=log_rate)
+    given = {"rate": rate, "log_rate": log_rate}
+    return genjax.poisson(**_arrays(**{name: value for name, value in given.items() if value is not None}))
 
 
 def exponential(*, rate):
     """Mean 1 / rate."""
-    return genjax.exponential(rate=rate)
+    return genjax.exponential(**_arrays(rate=rate))
 
 
 def gamma(*, concentration, rate):
     """Mean concentration / rate."""
-    return genjax.gamma(concentration=concentration, rate=rate)
+    return genjax.gamma(**_arrays(concentration=concentration, rate=rate))
 
 
 def inverse_gamma(*, concentration, scale):
     """1 / Gamma(concentration, rate=scale): mean scale / (concentration - 1)."""
-    return genjax.inverse_gamma(concentration=concentration, scale=scale)
+    return genjax.inverse_gamma(**_arrays(concentration=concentration, scale=scale))
 
 
 def weibull(*, concentration, scale):
     """P(x > t) = exp(-(t / scale)^concentration)."""
-    return genjax.weibull(concentration=concentration, scale=scale)
+    return genjax.weibull(**_arrays(concentration=concentration, scale=scale))
 
 
 def log_normal(*, loc, scale):
     """exp(Normal(loc, scale))."""
-    return genjax.log_normal(loc=loc, scale=scale)
+    return genjax.log_normal(**_arrays(loc=loc, scale=scale))
 
 
 def beta(*, concentration1, concentration0):
     """On (0, 1), mean concentration1 / (concentration1 + concentration0)."""
-    return genjax.beta(concentration1=concentration1, concentration0=concentration0)
+    return genjax.beta(**_arrays(concentration1=concentration1, concentration0=concentration0))
 
 
 def von_mises(*, loc, concentration):
     """An angle in [-pi, pi]."""
-    return genjax.von_mises(loc=loc, concentration=concentration)
+    return genjax.von_mises(**_arrays(loc=loc, concentration=concentration))
 
 
 def student_t(*, df, loc, scale):
     """loc + scale T, T with `df` degrees of freedom."""
-    return genjax.student_t(df=df, loc=loc, scale=scale)
+    return genjax.student_t(**_arrays(df=df, loc=loc, scale=scale))
 
 
 def half_cauchy(*, scale):
     """|Cauchy(0, scale)|."""
-    return genjax.half_cauchy(loc=jnp.zeros_like(scale), scale=scale)
+    return genjax.half_cauchy(**_arrays(loc=0.0, scale=scale))
 
 
 class NegativeBinomial(dist.Distribution):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from genjax import ChoiceMap
+from genjax import ChoiceMap, gen
 from scipy import stats
 
 from zoo import distributions as gx
@@ -50,28 +50,32 @@ DENSITIES = {
 }  # fmt: skip
 
 
+def log_density(call, value):
+    """Of `value` under the distribution that `call` gives, as a site of a `@gen` function."""
+    return gen(lambda: call() @ "x").assess(ChoiceMap.d({"x": value}), ())[0]
+
+
 @pytest.mark.parametrize("name", DENSITIES)
 def test_the_density_is_scipys(name):
     call, value, expected = DENSITIES[name]
-    site = call()
-    score, _ = site.gen_fn.assess(ChoiceMap.choice(jnp.asarray(value)), site.args)
+    score = log_density(call, jnp.asarray(value))
     assert abs(float(score) - expected) <= 1e-12 * (1 + abs(expected))
 
 
 def test_every_distribution_is_held_to_scipy_and_has_no_positional_argument():
-    functions = {name: f for name, f in vars(gx).items() if inspect.isfunction(f) and f.__module__ == gx.__name__}
+    own = {name: f for name, f in vars(gx).items() if inspect.isfunction(f) and f.__module__ == gx.__name__}
+    functions = {name: f for name, f in own.items() if not name.startswith("_")}
     assert set(functions) == set(DENSITIES)
     for function in functions.values():
         assert all(p.kind is p.KEYWORD_ONLY for p in inspect.signature(function).parameters.values())
 
 
 def test_a_poisson_of_rate_zero_is_a_point_mass_with_finite_second_derivatives():
-    def log_density(log_rate, x):
-        site = gx.poisson(log_rate=jnp.where(x < 0, log_rate, -jnp.inf))
-        return site.gen_fn.assess(ChoiceMap.choice(jnp.abs(x)), site.args)[0]
+    def at(rate, x):
+        return log_density(lambda: gx.poisson(log_rate=jnp.where(x < 1e6, -jnp.inf, jnp.log(rate))), x)
 
-    assert float(log_density(1.0, 0.0)) == 0.0 and float(log_density(1.0, 2.0)) == -np.inf
-    assert float(jax.jvp(jax.grad(log_density), (1.0, 0.0), (1.0, 0.0))[1]) == 0.0
+    assert float(at(2.0, 0.0)) == 0.0 and float(at(2.0, 2.0)) == -np.inf
+    assert float(jax.jvp(jax.grad(at), (2.0, 0.0), (1.0, 0.0))[1]) == 0.0
 
 
 def test_the_negative_binomial_of_the_twins_is_scipys_where_betaln_is_not_right():
@@ -79,6 +83,6 @@ def test_the_negative_binomial_of_the_twins_is_scipys_where_betaln_is_not_right(
     for size, probs in [(0.3, 0.9), (2.5, 0.5), (80.0, 0.2), (1e4, 1e-3)]:
         found = gx.NegativeBinomial(size, probs).log_prob(jnp.asarray(x))
         expected = stats.nbinom.logpmf(x, size, 1 - probs)
-        # gammaln of numbers near `size` is rounded to eps times itself
-        rounding = 20 * np.finfo(float).eps * (1 + np.abs(expected) + size * np.log(size + 200))
+        largest = (size + 200) * np.log(size + 200)  # of the terms that cancel
+        rounding = 4 * np.finfo(float).eps * (1 + np.abs(expected) + largest)
         assert np.all(np.abs(found - expected) <= rounding)
