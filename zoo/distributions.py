@@ -11,14 +11,16 @@ bare forms of all of them in this repository.
 import genjax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.special import gammaln
 from numpyro.distributions import constraints
 
 
 def _arrays(**arguments):
-    """Of Python numbers TFP makes float32, whatever the precision that JAX runs in."""
-    return {name: jnp.asarray(value) for name, value in arguments.items()}
+    """Of Python numbers, and of some NumPy arrays, TFP makes float32, whatever the precision that JAX runs in."""
+    as_array = lambda v: v if isinstance(v, jax.Array) else jnp.asarray(np.asarray(v, float))
+    return {name: as_array(value) for name, value in arguments.items()}
 
 
 def categorical(*, probs):
@@ -33,7 +35,7 @@ def bernoulli(*, probs):
 
 def flip(*, probs):
     """True with probability `probs`; bool."""
-    return genjax.flip(jnp.asarray(probs))
+    return genjax.flip(*_arrays(probs=probs).values())
 
 
 def binomial(*, total_count, probs):

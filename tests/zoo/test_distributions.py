@@ -11,6 +11,7 @@ from scipy import stats
 
 from zoo import distributions as gx
 
+KEY = jax.random.key(0)
 # name -> the call, a value, SciPy's log density of it
 DENSITIES = {
     "categorical": (lambda: gx.categorical(probs=jnp.array([0.2, 0.8])), 1, np.log(0.8)),
@@ -86,3 +87,8 @@ def test_the_negative_binomial_of_the_twins_is_scipys_where_betaln_is_not_right(
         largest = (size + 200) * np.log(size + 200)  # of the terms that cancel
         rounding = 4 * np.finfo(float).eps * (1 + np.abs(expected) + largest)
         assert np.all(np.abs(found - expected) <= rounding)
+
+
+def test_of_python_numbers_draws_have_the_precision_that_jax_runs_in():
+    drawn = jax.eval_shape(lambda key: gen(lambda: gx.gamma(concentration=2.0, rate=3) @ "x").simulate(key, ()), KEY)
+    assert drawn.get_retval().dtype == jnp.result_type(float)
