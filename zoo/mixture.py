@@ -101,7 +101,7 @@ class Mixture:
 
     def covariates(self, n: int):
         """n rows of the data's covariates, from the first on and as often as it takes; None for a model without."""
-        if self.covariates_row is None:
+        if self.data is None or self.covariates_row is None:
             return None
         return jax.tree.map(lambda leaf: np.resize(leaf, (n, *np.shape(leaf)[1:])), self.data.x["covariates"])
 

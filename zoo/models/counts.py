@@ -42,7 +42,7 @@ Data: Boehning, Schlattmann & Lindsay 1992, Biometrics 48.
 CANDY_NEGATIVE_BINOMIAL = """Packages of candy that 456 people bought in a week: two components wider than a Poisson.
 
     weights  ~ Dirichlet(1, 1)
-    means[k] ~ Gamma(1, 1/4)               packages a week
+    means[k] ~ Gamma(2, 1/2)               packages a week: mean 4, that of the data
     sizes[k] ~ Gamma(2, 1/2)               r: the variance is mean + mean^2 / r
     z[n]     ~ Categorical(weights)
     x[n]     ~ NegativeBinomial(sizes[z[n]], probs = mean / (mean + size))
@@ -136,7 +136,7 @@ def _poisson(data_name, K, concentration, rate_shape, rate_rate, title, descript
 
 @builder
 def candy_negative_binomial(
-    *, concentration=1.0, mean_shape=1.0, mean_rate=0.25, size_shape=2.0, size_rate=0.5
+    *, concentration=1.0, mean_shape=2.0, mean_rate=0.5, size_shape=2.0, size_rate=0.5
 ) -> Mixture:
     """Two negative binomials for the packages of candy."""
     positive(concentration=concentration, mean_shape=mean_shape, mean_rate=mean_rate)
