@@ -66,7 +66,7 @@ def beta_binomial(*, total_count, concentration1, concentration0):
 
 
 def poisson(*, rate=None, log_rate=None):
-    """0, 1, 2, ... with mean `rate`, or exp(log_rate), where -inf is a point mass at 0. The values are float32."""
+    """0, 1, 2, ... with mean `rate`, or exp(log_rate), where -inf is a point mass at 0."""
     given = {"rate": rate, "log_rate": log_rate}
     return genjax.poisson(**_arrays(**{name: value for name, value in given.items() if value is not None}))
 

@@ -120,7 +120,6 @@ class Mixture:
         choices = trace.get_choices()
         params = {name: choices[_address(name)] for name in self.param_shapes}
         observed = {name: choices[("obs", *_address(name))] for name in self._observation_names}
-        observed = probe.full_precision(observed)
         x = observed["x"] if set(observed) == {"x"} else observed
         if covariates is not None:
             x = {**(x if isinstance(x, dict) else {"x": x}), "covariates": jax.tree.map(jnp.asarray, covariates)}
@@ -569,7 +568,6 @@ def _check_number(n):
 
 def _build_joint(model, n, covariates):
     _check_number(n)
-    covariates = jax.tree.map(jnp.asarray, covariates)
 
     @gen
     def joint():
@@ -577,7 +575,10 @@ def _build_joint(model, n, covariates):
         if covariates is None:
             model.observation.repeat(n=int(n))(params) @ "obs"
         else:
-            model.observation.vmap(in_axes=(None, 0))(params, covariates) @ "obs"
+            rows = jax.tree.map(
+                jnp.asarray, covariates
+            )  # here: joint functions are kept beyond the trace of their making
+            model.observation.vmap(in_axes=(None, 0))(params, rows) @ "obs"
         return params
 
     return joint

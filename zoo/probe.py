@@ -131,14 +131,7 @@ def draw_observations(model, params, key, n=NUM_ROWS):
 
     drawn = jax.vmap(one)(jax.random.split(key, n), covariates)
     z = drawn.pop("z").astype(jnp.int32)
-    drawn = full_precision(drawn)
     x = drawn["x"] if set(drawn) == {"x"} else drawn
     if covariates is None:
         return z, x
     return z, {**(x if isinstance(x, dict) else {"x": x}), "covariates": covariates}
-
-
-def full_precision(drawn):
-    """Floating values in the precision that JAX runs in: a Poisson's are float32 always, as log x! would then be."""
-    wide = jnp.result_type(float)
-    return jax.tree.map(lambda v: v.astype(wide) if jnp.issubdtype(v.dtype, jnp.floating) else v, drawn)
