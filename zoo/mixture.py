@@ -575,9 +575,8 @@ def _build_joint(model, n, covariates):
         if covariates is None:
             model.observation.repeat(n=int(n))(params) @ "obs"
         else:
-            rows = jax.tree.map(
-                jnp.asarray, covariates
-            )  # here: joint functions are kept beyond the trace of their making
+            # not outside: `joint` is kept beyond the trace that it may be built in
+            rows = jax.tree.map(jnp.asarray, covariates)
             model.observation.vmap(in_axes=(None, 0))(params, rows) @ "obs"
         return params
 

@@ -18,8 +18,9 @@ SCOTCH = """Which of 21 brands of Scotch whisky 2,218 households bought in a yea
     z[n]        ~ Categorical(weights)
     x[n, j]     ~ Bernoulli(probs[z[n], j]), j = 0, ..., 20
 
-What makes it hard: many rows and few answers of yes in each, so that a class may split or two may merge, with several
-modes far apart; a sampler that starts in one seldom leaves it. All is conjugate given the classes.
+What makes it hard: a household buys few of the brands, so that its class is uncertain, yet with 2,218 households the
+posterior is narrow in 65 dimensions: a sampler that starts where one class stands for two of another labelling seldom
+leaves. Brands that a class never buys have their chance on the border. All is conjugate given the classes.
 
 Model: Lazarsfeld & Henry 1968, Latent Structure Analysis. Data: Simmons Study of Media and Markets 1997; Edwards &
 Allenby 2003, Journal of Marketing Research 40.
