@@ -21,7 +21,8 @@ TONE = """Tones that a musician tuned 150 times against stretched overtones: two
 
 What makes it hard: one rule follows the stretch (slope 1), the other stays at the octave (slope 0), and the
 lines cross at 2, so that points there belong to either. One component is narrow beside the other, and the likelihood
-unbounded, with maxima on a few collinear points.
+unbounded, with maxima on a few collinear points. One wide line through all points is a mode of its own, far below the
+other, where a chain that starts there may stay.
 
 Data: Cohen 1980. Model: De Veaux 1989, Computational Statistics & Data Analysis 8.
 """
