@@ -99,22 +99,30 @@ class Mixture:
             raise ValueError(f"{self.name} has several arrays of covariates: give its data from Python, as a dict")
         return shapes if self.covariates_row is None else {**shapes, "covariates": np.shape(self.covariates_row)}
 
+    def covariates(self, n: int):
+        """n rows of the data's covariates, from the first on and as often as it takes; None for a model without."""
+        if self.data is None or self.covariates_row is None:
+            return None
+        return jax.tree.map(lambda leaf: np.resize(leaf, (n, *np.shape(leaf)[1:])), self.data.x["covariates"])
+
     def joint(self, n: int, covariates=None):
         """The GenJAX generative function of all N observations: the prior's addresses, ("obs", "z"), ("obs", "x").
 
-        `n` is a Python int (the shape is static). Not a jit-safe call itself: it builds a function, once per n.
+        `n` is a Python int (the shape is static); `covariates` default to those of the data. Not a jit-safe call
+        itself: it builds a function, once per n.
         """
         return _joint(self, n) if covariates is None else _build_joint(self, n, covariates)
 
     def simulate(self, key, n: int, covariates=None) -> tuple[Params, Any, Any]:
-        """A forward draw: params, assignments (N,) int32, x (N, ...)."""
+        """A forward draw: params, assignments (N,) int32, x (N, ...); covariates default to those of the data."""
+        covariates = self.covariates(n) if covariates is None else covariates
         trace = self.joint(n, covariates).simulate(key, ())
         choices = trace.get_choices()
         params = {name: choices[_address(name)] for name in self.param_shapes}
         observed = {name: _plain(choices[("obs", *_address(name))]) for name in self._observation_names}
         x = observed["x"] if set(observed) == {"x"} else observed
         if covariates is not None:
-            x = {**(x if isinstance(x, dict) else {"x": x}), "covariates": covariates}
+            x = {**(x if isinstance(x, dict) else {"x": x}), "covariates": jax.tree.map(jnp.asarray, covariates)}
         return params, choices["obs", "z"].astype(jnp.int32), x
 
     @property
@@ -554,12 +562,17 @@ def _prior_draws(model: Mixture):
 
 @functools.cache
 def _joint(model: Mixture, n: int):
-    return _build_joint(model, n, None)
+    _check_number(n)
+    return _build_joint(model, n, model.covariates(n))
+
+
+def _check_number(n):
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise ValueError(f"n should be a positive whole number of observations, got {n!r}")
 
 
 def _build_joint(model, n, covariates):
-    if not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"n should be a positive whole number of observations, got {n!r}")
+    _check_number(n)
 
     @gen
     def joint():
@@ -567,7 +580,9 @@ def _build_joint(model, n, covariates):
         if covariates is None:
             model.observation.repeat(n=int(n))(params) @ "obs"
         else:
-            model.observation.vmap(in_axes=(None, 0))(params, covariates) @ "obs"
+            # not outside: `joint` is kept beyond the trace that it may be built in
+            rows = jax.tree.map(jnp.asarray, covariates)
+            model.observation.vmap(in_axes=(None, 0))(params, rows) @ "obs"
         return params
 
     return joint

@@ -122,13 +122,16 @@ def _possible(model):
 
 
 def draw_observations(model, params, key, n=NUM_ROWS):
-    """n assignments and observations at `params`, all with the data's first covariates where the model has any."""
-    returned = model.prior_return(params)
-    args = (returned,) if model.covariates_row is None else (returned, model.covariates_row)
-    drawn = jax.vmap(lambda k: introspect.sample(model.observation, args, k)[0])(jax.random.split(key, n))
+    """n assignments and observations at `params`, with the data's first covariates where the model has any."""
+    returned, covariates = model.prior_return(params), jax.tree.map(jnp.asarray, model.covariates(n))
+
+    def one(key, c_n):
+        args = (returned,) if covariates is None else (returned, c_n)
+        return introspect.sample(model.observation, args, key)[0]
+
+    drawn = jax.vmap(one)(jax.random.split(key, n), covariates)
     z = drawn.pop("z").astype(jnp.int32)
     x = drawn["x"] if set(drawn) == {"x"} else drawn
-    if model.covariates_row is None:
+    if covariates is None:
         return z, x
-    rows = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *jnp.shape(leaf))), model.covariates_row)
-    return z, {**(x if isinstance(x, dict) else {"x": x}), "covariates": rows}
+    return z, {**(x if isinstance(x, dict) else {"x": x}), "covariates": covariates}

@@ -61,7 +61,7 @@ def test_many_families_of_priors_are_known():
         return {
             "shift": student_t(number(4), number(0), number(1)) @ "shift",
             "share": beta(number(2), number(3)) @ "share",
-            "scale": half_cauchy(number(0), number(2)) @ "scale",
+            "scale": half_cauchy(loc=number(0), scale=number(2)) @ "scale",
             "low": uniform(np.full(2, -1.0), np.ones(2)) @ "low",
             "cut": truncated_normal(number(0), number(1), number(-0.5), number(2)) @ "cut",
             "items": dirichlet(np.ones((2, 3))) @ "items",
