@@ -93,8 +93,7 @@ def own_data_are_served(model: Mixture) -> Finding:
     if model.data is None:
         return Finding(True, "no data of its own; give --data")
     x = model.check(model.data.x)
-    params, _ = _points(model)
-    density = np.asarray(jax.jit(jax.vmap(lambda p: model.log_density(p, x)))(params))
+    density = np.asarray(_each(lambda p, _: model.log_density(p, x))(*_points(model)))
     return Finding(
         bool(np.isfinite(density).any()), f"finite density at {np.isfinite(density).sum()} of {NUM_POINTS} draws"
     )

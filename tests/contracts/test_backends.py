@@ -31,7 +31,7 @@ SHORT = {
     "enumeration": dict(num_chains=2, num_draws=60),
     "quadrature": dict(num_checks=1_000),
 }
-QUICK = ("bento", "bento_known", "coffee", "three_gaussians")  # the rest run in test-all
+QUICK = ("bento", "bento_known", "coffee")  # the rest run in test-all
 ROTATION = ("gibbs", "nuts", "em", "metropolis", "smc", "importance")  # models that are not named have one each
 
 
@@ -131,7 +131,7 @@ def test_stats_hold_the_log_density_of_the_draws(backend):
 
 
 @pytest.mark.parametrize("backend", ADAPTED)
-@pytest.mark.parametrize("model", ["bento", "coffee_full"])
+@pytest.mark.parametrize("model", ["bento", pytest.param("coffee_full", marks=pytest.mark.slow)])
 def test_steps_in_the_loop_are_the_steps_one_by_one(model, backend):
     # compilers have been wrong about this loop (see diagnostics.cli.prepare): the program must not change the steps
     mixture = MODELS[model]

@@ -7,13 +7,24 @@ import numpyro.distributions as dist
 import pytest
 
 from diagnostics import contract
+from diagnostics.calibration import NAMED
 from zoo import MODELS
 
+FIRST = ("assignment_has_k_values", "own_data_are_served", "twin_equals_table")  # of models that are not named, quick
 
-@pytest.mark.parametrize("name", MODELS)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in NAMED else pytest.mark.slow) for name in MODELS]
+)
 def test_model_keeps_its_contract(name):
     broken = {k: f.detail for k, f in contract.check(MODELS[name]).items() if not f.holds}
     assert not broken
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in NAMED] or ["bento"])
+def test_model_has_its_twin_and_its_data(name):
+    found = {identity: contract.IDENTITIES[identity](MODELS[name]) for identity in FIRST}
+    assert not {identity: f.detail for identity, f in found.items() if not f.holds}
 
 
 def test_contract_catches_a_twin_with_another_density():

@@ -323,6 +323,7 @@ def test_without_a_reference_the_table_holds_means_and_says_there_is_none(capsys
     assert np.isfinite(comparison.reference.log_evidence)
 
 
+@pytest.mark.slow
 def test_calibrate_tests_one_back_end_and_writes_the_table(tmp_path, capsys):
     path = tmp_path / "table.md"
     assert cli.main(["calibrate", "bento", "--backends", "gibbs", "--quick", "--json", "--out", str(path)]) == 0

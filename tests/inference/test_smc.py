@@ -52,7 +52,7 @@ def test_without_a_second_look_there_is_no_estimate():
 def test_runs_that_disagree_give_no_estimate(monkeypatch):
     def far_apart(model, program, x, key, C, S, moves, progress):
         stats = {"log_evidence": np.linspace(-75.0, -65.0, C), "acceptance_rate": np.full(C, 0.8)}
-        return np.full((C, S, 2), 400.0), stats, Cost()
+        return (np.full((C, S, 2), 400.0), stats), Cost(), False
 
     monkeypatch.setattr(smc, "_runs", far_apart)
     result = fit(MODELS["bento"], "smc", seed=1, num_particles=16)
