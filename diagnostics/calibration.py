@@ -25,8 +25,9 @@ MOVED = 0.5  # least share of replicates in which the kernel must have changed a
 STEP = 0.4  # frozen step sizes, in units of the smallest prior standard deviation in unconstrained space
 SMC_STEP = 0.1  # of the sequential Monte Carlo move, in units of each prior standard deviation
 
-# replicates and steps of a joint test where gradients make a step slow; others: the defaults of `joint_test`
-SIZES = {"nuts": (2_000, 3), "smc": (10_000, 3)}
+# replicates and steps of a joint test where gradients make a step slow, or a lone move is seldom accepted; others: the
+# defaults of `joint_test`
+SIZES = {"nuts": (2_000, 3), "smc": (10_000, 3), "metropolis[moves=block]": (20_000, 50)}
 
 # moves beside the defaults of their back ends, each a kernel of its own
 MOVES: dict[str, dict[str, dict[str, Any]]] = {
