@@ -28,8 +28,12 @@ def test_maximum_likelihood_is_at_least_the_published_one(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EVIDENCE)
-def test_evidence_of_the_galaxies_counts_all_labellings(name):
-    result = fit(GALAXY[name](), "importance_modes")
+@pytest.mark.parametrize(
+    "name, backend",
+    # on galaxy_3 importance_modes says that its weights give no estimate
+    [("galaxy_2_equal", "importance_modes"), ("galaxy_3_equal", "importance_modes"), ("galaxy_3", "smc")],
+)
+def test_evidence_of_the_galaxies_counts_all_labellings(name, backend):
+    result = fit(GALAXY[name](), backend)
     error = np.hypot(result.log_evidence_se, 0.005)
     assert abs(result.log_evidence - EVIDENCE[name]) < 3 * error
