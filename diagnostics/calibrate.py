@@ -93,7 +93,8 @@ def calibrate(
     """The table for `models` and `backends` (default: all that serve each).
 
     As it runs progress(cell, done, total), and after each row on_row(table so far). `kept` are rows of an earlier table
-    with this seed and size: their cells are not run again. Bounds are those of the whole table, whatever `backends`.
+    with this seed: their cells are not run again, whatever their number of data sets, which the row shows. Bounds are
+    those of the whole table, whatever `backends`.
     """
     cells = [
         (model, name, label)

@@ -178,7 +178,7 @@ def calibrate(args) -> int:
 
 
 def _kept(figures, args) -> dict:
-    """The table of an earlier run with this seed and size, or ValueError with one sentence."""
+    """The table of an earlier run with this seed and --quick, or ValueError with one sentence."""
     try:
         found = json.loads(figures.read_text(encoding="utf-8"))
         if (found["seed"], found["quick"]) != (args.seed, args.quick):
