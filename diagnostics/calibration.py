@@ -272,14 +272,15 @@ class Moved(NamedTuple):
 def ratio_test(model, key, *, n=8, num_points=50) -> dict[str, float]:
     """Each conjugate conditional against the joint: site -> largest |log p(a'|b)/p(a|b) - log p(a',b)/p(a,b)|.
 
-    `a` and `a'` are two prior draws of the site, the assignments uniform; relative to 1 + |log joint|. Zero to
-    rounding for a right rule.
+    `a` and `a'` are two prior draws of the site, the assignments uniform over those that are possible; relative to
+    1 + |log joint|. Zero to rounding for a right rule.
     """
 
     def error(key, params, other, rule):
         key_z, key_x = jax.random.split(key)
-        z = jax.random.randint(key_z, (n,), 0, model.num_components, jnp.int32)
         _, x = probe.draw_observations(model, params, key_x, n)
+        possible = jnp.isfinite(model.log_table(params, x))
+        z = jax.random.categorical(key_z, jnp.where(possible, 0.0, -jnp.inf)).astype(jnp.int32)
         moved = {**params, rule.site: other[rule.site]}
         q = rule.conditional(params, jax.nn.one_hot(z, model.num_components), x)
         conditional = q.log_prob(moved[rule.site]).sum() - q.log_prob(params[rule.site]).sum()

@@ -354,6 +354,7 @@ def _judge(comparison: Comparison, summaries):
             entry["usable"] = not broken
             shape = next(iter(summary.values.values())).shape
             if summary.kind == "chains":
+                entry["usable"] &= verdicts.mixing(rows, stuck(summary.values), shape)[0]
                 entry["verdict"] = verdicts.of_chains(rows, reference.label, shape, stuck(summary.values))
                 masses = {} if comparison.model.exchangeable else comparison.labellings.get("reference", {})
                 entry["verdict"] += verdicts.of_shares(summary.shares, masses)

@@ -12,14 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import entr, logsumexp
+from numpyro.distributions import constraints
 
-from zoo.mixture import permutations
+from zoo.mixture import permutations, twin_supports
 
 NUM_POINTS = 10
 MAX_FEATURES = 5  # moments of the mixture are kept for so many features
 MAX_LABELLED = 5  # up to 5! = 120 labellings are enumerated
 CELLS = 2**21  # table cells in one block: 16 MiB in float64
 MAX_BLOCK = 4096  # draws in one block
+POSITIVE = (constraints.positive, constraints.nonnegative)
 
 
 def functionals(model, params, assignments, x) -> dict[str, np.ndarray]:
@@ -29,10 +31,12 @@ def functionals(model, params, assignments, x) -> dict[str, np.ndarray]:
     log_predictive[i]      log p(x_n | params) at the i-th of `fixed_points`
     sorted_means[k], ...   1-D: the components' own parameters, in the order of the first of them (or `order_by`)
     sorted_weights[k]      the mixing weights in that order; without 1-D atoms, in ascending order
+    sorted_log_scales[k], ...    the logarithm of those that are positive, whose tails are lighter
     co_clustering[i,j]     sum_k r_ik r_jk for the `fixed_pairs`, r the responsibilities
     entropy                - sum_n sum_k r_nk log r_nk
     occupied               components with at least one assignment (left out where assignments are None)
     mixture_mean[d], mixture_covariance[d,e]    moments of the mixture, where the components have them in closed form
+    mixture_log_variance[d]    log mixture_covariance[d,d]
     means[0], ...          every parameter, for models that are not exchangeable
 
     Quantities that are constants of the model are left out. Where nothing is unknown but the assignments,
@@ -58,11 +62,13 @@ def functionals(model, params, assignments, x) -> dict[str, np.ndarray]:
         values |= _rows("sorted_weights", found["sorted_weights"])
     for name in plan.atoms:
         values |= _rows(f"sorted_{name}", found[f"sorted_{name}"])
+        values |= _rows(f"sorted_log_{name}", np.log(found[f"sorted_{name}"])) if name in plan.positive else {}
     if plan.moments:
         D = min(found["mixture_mean"].shape[-1], MAX_FEATURES)
         values |= {f"mixture_mean[{d}]": found["mixture_mean"][..., d] for d in range(D)}
         each = itertools.combinations_with_replacement(range(D), 2)
         values |= {f"mixture_covariance[{d},{e}]": found["mixture_covariance"][..., d, e] for d, e in each}
+        values |= {f"mixture_log_variance[{d}]": np.log(values[f"mixture_covariance[{d},{d}]"]) for d in range(D)}
     if not model.exchangeable:
         for name, leaf in params.items():
             values |= _rows(name, np.asarray(leaf))
@@ -158,6 +164,7 @@ class Plan(NamedTuple):
 
     weights_vary: bool  # the mixing weights depend on parameters, and on nothing else
     atoms: tuple[str, ...]  # 1-D: the components' own parameters of shape (K,), the one to sort by first
+    positive: tuple[str, ...]  # those of them whose support is the positive half line
     moments: bool  # the components have means and variances in closed form, which depend on parameters alone
 
 
@@ -173,7 +180,16 @@ def _plan(model) -> Plan:
             moments = moments_from != set() and "x" not in moments_from
         except (NotImplementedError, AttributeError, TypeError, ValueError):
             pass  # a component without closed moments
-    return Plan(weights_vary, _atoms(model, weights_from), moments)
+    atoms = _atoms(model, weights_from)
+    supports = {name: support for name, (support, _) in twin_supports(model).items()} if atoms else {}
+    positive = tuple(name for name in atoms if name == "scales" or _is_positive(supports.get(name)))
+    return Plan(weights_vary, atoms, positive, moments)
+
+
+def _is_positive(support) -> bool:
+    while hasattr(support, "base_constraint"):  # the support of an entry of a vector
+        support = support.base_constraint
+    return support in POSITIVE
 
 
 def sorted_by(model) -> str | None:

@@ -414,13 +414,14 @@ def in_order(functionals) -> list[str]:
 def ruler_of(comparison) -> tuple[str, dict[str, tuple[float, float]]]:
     """What differences are measured by: its name, and functional -> (mean, sd) for those that vary under it.
 
-    The reference; without one, the first usable back end that has a spread.
+    The reference; without one, the first back end that has a spread, a usable one if there is any.
     """
     reference = comparison.reference
     values = {f: (v.mean, v.sd) for f, v in reference.values.items()}
     source = reference.label
     if not values:
-        rows = [r for r in comparison.rows if r["mcse"] is not None and comparison.backends[r["backend"]]["usable"]]
+        rows = [r for r in comparison.rows if r["mcse"] is not None]
+        rows = [r for r in rows if comparison.backends[r["backend"]]["usable"]] or rows
         source = rows[0]["backend"] if rows else ""
         values = {r["functional"]: (r["mean"], r["sd"]) for r in rows if r["backend"] == source}
     varying = {f: (m, s) for f, (m, s) in values.items() if s is not None and s > _least_sd(f, m)}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 import inference
-from diagnostics import plots, report_tables, verdicts
+from diagnostics import plots, report_tables, starts, verdicts
 from diagnostics.compare import full_settings
 from diagnostics.pictures import data_uri
 from diagnostics.report_tables import DASH, number
@@ -99,6 +99,7 @@ def _context(comparison) -> dict[str, Any]:
         "groups": report_tables.groups(comparison),
         "evidence": report_tables.evidence(comparison),
         "labellings": report_tables.labellings(comparison),
+        "starts": starts.sentences(comparison),
         "chains": _chain_pictures(comparison),
         "assignments": _assignment_picture(comparison),
         "costs": report_tables.costs(comparison),

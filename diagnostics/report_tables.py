@@ -126,9 +126,9 @@ def _scale(error, sd):
 
 
 def differing(comparison, name) -> dict[str, str]:
-    """Functional -> what differs from the reference there, by the rule of the verdict; for usable draws only."""
+    """Functional -> what differs from the reference there, by the rule of the verdict; for chains and usable draws."""
     entry = comparison.backends[name]
-    if entry["kind"] == "point" or not entry["usable"]:
+    if entry["kind"] == "point" or not (entry["usable"] or entry["kind"] == "mcmc"):
         return {}
     rows = [row for row in comparison.rows if row["backend"] == name and row["reference_mean"] is not None]
     names = [i.name for i in verdicts.intervals(rows) if i.differs]

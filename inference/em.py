@@ -135,6 +135,21 @@ def complete(model, x, key, num_restarts) -> PointMass:
     return found
 
 
+def climb_from(model, x, params, max_steps=2000):
+    """Where EM ends on log p(params, x) from `params`, leaves (R, ...): log densities (R,), and which converged (R,).
+
+    The mode whose basin a start lies in, as EM draws basins; nothing is said of the mode's worth. Runs the program
+    that `em` runs at its default settings, compiled or not.
+    """
+    x = jax.tree.map(jnp.asarray, x)
+    R, N = len(next(iter(params.values()))), num_observations(x)
+    eps = float(jnp.finfo(jnp.result_type(float)).eps)
+    settings = Settings(*jnp.asarray([max(1e-8, 1e3 * eps), 1.0], jnp.result_type(float)))
+    start = Start(params, np.zeros((R, N), np.int32), np.zeros(R, bool))
+    state = _climb(model, build(model, True, True, False), True, start, x, max_steps, settings, None)[0]
+    return state.log_density, state.converged
+
+
 # -- around the loop ---------------------------------------------------------------------------------------------
 
 

@@ -54,7 +54,7 @@ def sample(
         params = space.starts(model, key_start, x, num_chains) if starts is None else starts
         setting_up = Cost(time.perf_counter() - began)  # next to nothing but compiling
         draws = to_draws(run(sampler, keys, num_steps, x, params=params, on_chunk=progress), num_warmup)
-        return draws._replace(cost=draws.cost + setting_up)
+        return draws._replace(cost=draws.cost + setting_up, starts=jax.tree.map(np.asarray, params))
     _check_resume(resume, model, x, num_chains, num_warmup, num_draws)
     state = _restored(sampler, resume.state, model, keys, x)
     rest = run(sampler, keys, num_steps, x, start=resume.num_done, state=state, on_chunk=progress)
@@ -190,6 +190,7 @@ def _joined(earlier, later) -> Draws:
         assignments=join(earlier.assignments, later.assignments),
         stats=stats,
         cost=earlier.cost + later.cost,
+        starts=earlier.starts,
     )
 
 

@@ -35,6 +35,7 @@ class Draws(NamedTuple):
     warnings: tuple[str, ...] = ()
     origin: dict[str, Any] = {}  # chains only: back end, model, seed, precision and settings; {} where read from a file
     resampled: Any = None  # weighted draws only: equal-weight Draws resampled from them
+    starts: Any = None  # chains only: params (C, ...) at which they began; None where read from a file
 
 
 class PointMass(NamedTuple):

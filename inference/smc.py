@@ -261,7 +261,8 @@ def _spread(model):
         variance = w @ (u - w @ u) ** 2
         for name in leaves:
             rows = variance[of.slices[name]]
-            rows = rows.reshape(-1, int(np.prod(shapes[name].shape[1:], dtype=int)) or 1) if key else rows
+            wide = len(rows) // model.num_components if len(shapes[name].shape) > 1 else 1  # a simplex has K - 1 rows
+            rows = rows.reshape(-1, wide) if key else rows
             shared = jnp.broadcast_to(rows.mean(axis=0), rows.shape).reshape(-1)
             variance = variance.at[of.slices[name]].set(shared)
         return jnp.maximum(jnp.sqrt(variance), 1e-6)

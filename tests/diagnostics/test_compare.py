@@ -117,7 +117,7 @@ def rows_of(comparison, name):
 def test_exact_independent_draws_are_mixed_and_agree_on_every_functional(backends):
     entry = verdict_of(backends, chains(exact_draws(np.random.default_rng(0), (4, 1000))))
     assert entry["verdict"].startswith("mixed (R-hat at most 1.0")
-    assert "; agrees with quadrature (to within 0.3 sd) on 27 functionals (12 constant)" in entry["verdict"]
+    assert "; agrees with quadrature (to within 0.3 sd) on 28 functionals (12 constant)" in entry["verdict"]
     assert entry["usable"] and entry["status"] == "ok"
 
 
@@ -483,7 +483,7 @@ def test_a_stored_reference_serves_where_nothing_exact_ran_and_none_is_said_to_b
     comparison = compare(bento())
     assert comparison.reference.kind == "stored" and comparison.reference.log_evidence == LOG_EVIDENCE
     assert comparison.backends["tried"]["verdict"].endswith(
-        "agrees with the stored reference (to within 0.3 sd) on 1 functional; 26 functionals have no reference"
+        "agrees with the stored reference (to within 0.3 sd) on 1 functional; 27 functionals have no reference"
     )
     monkeypatch.setattr(truth, "stored_reference", lambda model, x: None)
     comparison = compare(bento())

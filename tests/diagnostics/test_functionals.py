@@ -1,6 +1,7 @@
 import importlib
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from diagnostics.functionals import (
     pointwise_log_likelihoods,
     visited_labellings,
 )
+from zoo import MODELS
 from zoo.dataset import Dataset
 from zoo.mixture import Mixture
 from zoo.models.bento import bento, bento_full, bento_known
@@ -49,9 +51,33 @@ def test_bento_has_exactly_the_functionals_that_vary():
     found = functionals(model, params, z, model.data.x)
     pairs = [f"co_clustering[{i},{j}]" for i, j in fixed_pairs(model.data.x)]
     expected = ["log_density", "entropy", "occupied", "sorted_means[0]", "sorted_means[1]", "mixture_mean[0]"]
-    expected += ["mixture_covariance[0,0]", *pairs, *(f"log_predictive[{i}]" for i in range(10))]
+    expected += [
+        "mixture_covariance[0,0]",
+        "mixture_log_variance[0]",
+        *pairs,
+        *(f"log_predictive[{i}]" for i in range(10)),
+    ]
     assert sorted(found) == sorted(expected)
     assert {value.shape for value in found.values()} == {(2, 3)}
+
+
+def test_positive_quantities_have_their_logarithms_beside_them():
+    model = MODELS["coffee_full"]
+    params, z = draws_of(model, (2, 3))
+    found = functionals(model, params, z, model.data.x)
+    for k in range(3):
+        np.testing.assert_allclose(found[f"sorted_log_scales[{k}]"], np.log(found[f"sorted_scales[{k}]"]))
+    np.testing.assert_allclose(np.exp(found["mixture_log_variance[0]"]), found["mixture_covariance[0,0]"])
+    assert not [name for name in found if name.startswith("sorted_log_means")]
+
+
+@pytest.mark.parametrize(("name", "leaf"), [("candy", "rates"), ("schizophrenia_onset", "shapes")])
+def test_what_is_positive_is_read_off_the_support(name, leaf):
+    model = MODELS[name]
+    params = model.prior_draws(jax.random.key(0), 2)
+    draws = {k: np.asarray(v)[None] for k, v in params.items()}
+    found = functionals(model, draws, None, model.data.x)
+    np.testing.assert_allclose(found[f"sorted_log_{leaf}[0]"], np.log(found[f"sorted_{leaf}[0]"]))
 
 
 def test_occupied_is_left_out_without_assignments():
@@ -112,6 +138,8 @@ def test_sorted_scales_follow_the_order_of_the_means_and_weights_their_own():
         "sorted_means[1]": 500.0,
         "sorted_scales[0]": 3.0,
         "sorted_scales[1]": 2.0,
+        "sorted_log_scales[0]": pytest.approx(np.log(3.0)),
+        "sorted_log_scales[1]": pytest.approx(np.log(2.0)),
     }
     np.testing.assert_allclose(found["mixture_mean[0]"], 0.3 * 500 + 0.7 * 350)
     np.testing.assert_allclose(found["mixture_covariance[0,0]"], 0.3 * 4 + 0.7 * 9 + 0.21 * 150**2)
