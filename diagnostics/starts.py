@@ -59,13 +59,18 @@ def sentences(comparison) -> list[str]:
 
 
 def _said(modes) -> str:
-    total = sum(m.num_chains for m in modes)
-    known = [f"{m.log_density:.3f} ({_chains(m.num_chains)})" for m in modes if m.log_density is not None]
+    total = _chains(sum(m.num_chains for m in modes))
+    known = [m for m in modes if m.log_density is not None]
     lost = sum(m.num_chains for m in modes if m.log_density is None)
-    what = "one mode" if len(known) == 1 else f"{len(known)} modes"
-    said = f"{_chains(total)} began in the basin{'s' * (len(known) > 1)} of {what}, log density {', '.join(known)}"
     if not known:
-        return f"from none of the starts of {_chains(total)} did EM reach a mode"
+        return f"from none of the starts of {total} did EM reach a mode"
+    if len(known) == 1:
+        said = (
+            f"{_chains(known[0].num_chains)} began in the basin of one mode, of log density {known[0].log_density:.3f}"
+        )
+    else:
+        each = ", ".join(f"{m.log_density:.3f} ({_chains(m.num_chains)})" for m in known)
+        said = f"{total} began in the basins of {len(known)} modes, of log density {each}"
     return said + (f"; from {_chains(lost)} EM reached none" if lost else "")
 
 
