@@ -27,7 +27,12 @@ SMC_STEP = 0.1  # of the sequential Monte Carlo move, in units of each prior sta
 
 # replicates and steps of a joint test where gradients make a step slow, or a lone move is seldom accepted; others: the
 # defaults of `joint_test`
-SIZES = {"nuts": (2_000, 3), "smc": (10_000, 3), "metropolis[moves=block]": (20_000, 50)}
+SIZES = {
+    "nuts": (2_000, 3),
+    "smc": (10_000, 3),
+    "smc[move=gibbs]": (20_000, 5),
+    "metropolis[moves=block]": (20_000, 50),
+}
 
 # moves beside the defaults of their back ends, each a kernel of its own
 MOVES: dict[str, dict[str, dict[str, Any]]] = {

@@ -349,7 +349,9 @@ def _judge(comparison: Comparison, summaries):
             num_runs, size = np.shape(result.log_weights)
             said = verdicts.agreement(rows, reference.label, num_runs * size, num_runs - 1)
             start = f"{num_runs} independent runs" if entry["usable"] else "not usable"
-            entry["verdict"] = f"{start}; {said}"
+            known = (reference.log_evidence, reference.log_evidence_se)
+            evidence = verdicts.of_evidence((entry["log_evidence"], entry["log_evidence_se"]), known)
+            entry["verdict"] = f"{start}; {said}{evidence}"
         else:
             entry["usable"] = not broken
             shape = next(iter(summary.values.values())).shape

@@ -171,6 +171,16 @@ def marginal(model):
     return lambda params, z, x: model.log_density(params, x)
 
 
+def centred_on_the_data(model):
+    """As if the constants of bento's prior were computed anew from every data set that the model is given."""
+
+    def log_joint(params, z, x):
+        moved = {"means": params["means"] - jnp.mean(x) + 400.0}
+        return model.log_joint(params, z, x) - model.log_prior(params) + model.log_prior(moved)
+
+    return log_joint
+
+
 def tempered_weights(model):
     return lambda params, x: 0.5 * model.log_weights_table(params, x) + model.log_components(params, x)
 
@@ -249,6 +259,7 @@ def mutations() -> list[Mutation]:
         belief(complete, "gibbs", unequal, log_joint=marginal),
         belief(complete, "metropolis", bento, log_joint=marginal),
         after("assignments drawn before the permutation", "nuts", bento, assigned_before_the_permutation),
+        belief("data-dependent prior, recomputed", "metropolis", bento, log_joint=centred_on_the_data),
         belief("weights in the table tempered", "gibbs", full, log_table=tempered_weights),
     ]
 

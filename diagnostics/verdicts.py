@@ -259,7 +259,7 @@ def of_weights(rows, source, num_draws, weight_ess, pareto_k, evidence, referenc
     size = f"{weight_ess:,.0f}" if weight_ess >= FEW_ESS else f"{weight_ess:.3g}"
     figures = f"effective sample size of the weights {size}, Pareto k {pareto_k:.2f}"
     right = evidence_agrees(evidence, reference_evidence)
-    says = _evidence_says(evidence, reference_evidence, right)
+    says = of_evidence(evidence, reference_evidence)
     if usable(weight_ess, pareto_k) and not_finite(rows):
         return f"not usable, not finite in some draws: {_list(not_finite(rows))} ({figures}){says}"
     if usable(weight_ess, pareto_k):
@@ -281,7 +281,9 @@ def evidence_agrees(evidence, reference) -> bool | None:
     return abs(evidence[0] - reference[0]) <= EVIDENCE_SE * se + 1e-8
 
 
-def _evidence_says(evidence, reference, right) -> str:
+def of_evidence(evidence, reference) -> str:
+    """What an estimate of log evidence with its standard error says against the reference's; "" where it cannot."""
+    right = evidence_agrees(evidence, reference)
     if right is None:
         return ""
     figures = f"{evidence[0]:.3f} +- {evidence[1]:.2g} (reference {reference[0]:.3f})"

@@ -128,13 +128,19 @@ def judge(log_weights):
     ess, k = weight_ess(log_weights), pareto_k(log_weights)
     if ess == 0:
         return (*said, "no particle has a positive weight: there is no estimate; not usable")
-    if ess < MIN_ESS and k is not None:
-        what = "the weights have collapsed" if ess < FEW_ESS else "few effective draws"
+    if collapsed(log_weights) or (ess < MIN_ESS and k is not None):
+        what = "the weights have collapsed" if collapsed(log_weights) else "few effective draws"
         said.append(f"{what}: the {log_weights.size} weights are worth {ess:.3g} draws; not usable")
     if k is not None and k > MAX_K:
         shown = f"{k:.2f}" if np.isfinite(k) else "infinite"
         said.append(f"the largest weights dominate: Pareto k is {shown}, above {MAX_K}; not usable")
     return tuple(said)
+
+
+def collapsed(log_weights) -> bool:
+    """Whether hardly any of the weights count: fewer than FEW_ESS effective ones, and fewer than half of them."""
+    ess = weight_ess(log_weights)
+    return 0 < ess < min(FEW_ESS, log_weights.size / 2)
 
 
 # -- running -------------------------------------------------------------------------------------------------
@@ -153,7 +159,7 @@ def _run(model, program, x, key, num_particles, num_resampled, block, progress) 
         said += ("interrupted: only the finished part is here",)
     log_weights = clean(out["log_weights"])
     value, error = log_evidence(log_weights)
-    if 0 < weight_ess(log_weights) < FEW_ESS and log_weights.size >= MIN_ESS:  # its standard error means nothing either
+    if collapsed(log_weights):  # its standard error means nothing either
         value = error = None
         said += ("no estimate of the evidence from such weights",)
     draws = Draws(

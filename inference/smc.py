@@ -67,8 +67,7 @@ def smc(
     """
     if num_runs < 8:
         raise ValueError(f"num_runs should be at least 8, since errors come from the spread of runs; got {num_runs}")
-    if max_moves < num_moves:
-        raise ValueError(f"smc: max_moves should be at least num_moves, {num_moves}; got {max_moves}")
+    check_settings({"num_moves": num_moves, "max_moves": max_moves})
     x = jax.tree.map(jnp.asarray, x)
     began = time.perf_counter()
     untempered = tempering.untempered(model, x) if move == "gibbs" else ()
@@ -125,6 +124,13 @@ def smc(
         interrupted=interrupted,
         warnings=said,
     )
+
+
+def check_settings(settings: dict) -> None:
+    """ValueError where the most moves are fewer than those it begins with."""
+    num_moves, max_moves = settings.get("num_moves", 1), settings.get("max_moves", 8)
+    if max_moves < num_moves:
+        raise ValueError(f"smc: max_moves should be at least num_moves, {num_moves}; got {max_moves}")
 
 
 def _evidence(log_z):

@@ -58,7 +58,7 @@ def test_every_mistake_that_the_house_knows_is_planted():
         "without its ratio",
     )
     known += ("weights not", "assignments not", "complete-data joint", "before the permutation", "tempered")
-    known += ("K! missing", "K! doubled")
+    known += ("data-dependent prior", "K! missing", "K! doubled")
     assert all(any(word in name for name in names) for word in known)
 
 

@@ -47,6 +47,17 @@ def test_the_evidence_of_overlapping_bentos_is_right_within_its_own_error():
     assert wide().warnings == ()
 
 
+@pytest.mark.parametrize(("backend", "name"), [("importance", "bento_full"), ("importance_joint", "bento")])
+def test_few_particles_whose_weights_have_collapsed_give_no_evidence(backend, name):
+    draws = fit({"bento": bento, "bento_full": bento_full}[name](), backend, num_particles=50)
+    assert draws.log_evidence is None and draws.log_evidence_se is None
+    assert any("collapsed" in said for said in draws.warnings)
+
+
+def test_a_few_equal_weights_have_not_collapsed():
+    assert not module.collapsed(np.zeros(4)) and module.collapsed(np.array([0.0, -50.0, -50.0, -50.0]))
+
+
 def test_a_million_particles_on_bento_give_few_effective_draws_the_right_evidence_and_say_so():
     draws = importance(bento(), bento().data.x, KEY)
     assert draws.params["means"].shape == (1, 1_000_000, 2) and draws.assignments is None

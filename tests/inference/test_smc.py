@@ -228,6 +228,7 @@ def test_an_unknown_move_is_refused_in_a_sentence():
 def test_a_comparison_judges_runs_by_their_spread():
     found = compare(MODELS["bento"], backends=["quadrature", "smc"], seed=1)
     entry = found.backends["smc"]
+    assert "is right within its error" in entry["verdict"]
     assert entry["usable"] and entry["verdict"].startswith("8 independent runs; agrees with quadrature")
     rows = [row for row in found.rows if row["backend"] == "smc" and row["mcse"] is not None]
     assert rows and all(row["ess_bulk"] is None and row["rhat"] is None for row in rows)
