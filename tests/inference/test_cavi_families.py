@@ -15,7 +15,9 @@ from inference import cavi, conjugacy, fit
 from tests.inference.test_conjugate_families import COLLAPSED, CONJUGATE, FAMILIES, built, kind, mixture
 
 N = 6
-EACH = [pytest.param(name, marks=() if name == "normal vectors" else pytest.mark.slow) for name in FAMILIES]
+SHARED = {"common variance", "common scalar precision", "common precision"}  # one spread for all components: refused
+SERVED = [name for name in FAMILIES if name not in SHARED]
+EACH = [pytest.param(name, marks=() if name == "normal vectors" else pytest.mark.slow) for name in SERVED]
 ONE_COMPONENT = [name for name in CONJUGATE if kind(name) != "dirichlet_multinomial"]
 QUICK = next(name for name in ONE_COMPONENT if kind(name) == "nig")  # each of the others compiles again
 
@@ -63,12 +65,17 @@ def test_the_elbo_is_below_the_log_evidence_summed_over_all_assignments(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", SERVED)
 def test_the_elbo_is_the_average_over_the_draws(name):
     """`cavi` says so itself where it is not: the average is of the model's own log joint."""
     draws = fit(FAMILIES[name][0], "cavi", np.asarray(best(name)[1]), seed=1, num_restarts=4)
     assert draws.warnings[0].startswith("draws from an approximation of the posterior (mean field)")
     assert not any("does not fit" in said or "fell" in said for said in draws.warnings), draws.warnings
+
+
+@pytest.mark.parametrize("name", sorted(SHARED))
+def test_a_spread_shared_by_all_components_is_refused(name):
+    assert cavi.refuses(FAMILIES[name][0], None).startswith("no coordinate-ascent update is built for ")
 
 
 def test_observations_that_are_matrices_are_refused_by_the_names_of_the_sites():
