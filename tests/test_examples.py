@@ -23,13 +23,27 @@ def queues():
     return load(f"{EXAMPLES / 'two_queues.py'}:two_queues")
 
 
-def test_the_python_example_of_the_readme_runs(tmp_path):
+def printed_by(example, folder):
     path = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
-    script = [sys.executable, str(EXAMPLES / "fit_and_compare.py")]
-    done = subprocess.run(script, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    script = [sys.executable, str(EXAMPLES / example)]
+    done = subprocess.run(script, cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "(4, 500, 2)" in done.stdout
+    return done.stdout
+
+
+def test_the_python_example_of_the_readme_runs(tmp_path):
+    assert "(4, 500, 2)" in printed_by("fit_and_compare.py", tmp_path)
     assert (tmp_path / "out" / "example" / "comparison.json").exists()
+
+
+@pytest.mark.slow
+def test_a_model_with_one_address_per_observation_runs_with_five_back_ends(tmp_path):
+    lines = printed_by("unrolled.py", tmp_path).splitlines()
+    assert sum("sorted_means[1]" in line for line in lines) == 6
+    verdicts = dict(line.split(": ", 1) for line in lines if ": " in line)
+    assert all(verdicts[name].startswith("mixed") for name in ("gibbs", "metropolis", "nuts"))
+    assert verdicts["em"].startswith("at the MAP")
+    assert verdicts.keys() == {"quadrature", "importance", "metropolis", "gibbs", "em", "nuts"}
 
 
 def test_a_model_in_one_file_keeps_the_contract(queues):

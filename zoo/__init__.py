@@ -10,7 +10,7 @@ import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["MODELS", "Dataset", "Mixture", "catalogue", "nearest"]
+__all__ = ["MODELS", "Dataset", "Mixture", "catalogue", "from_unrolled", "nearest"]
 __version__ = "0.1.0"
 
 
@@ -52,7 +52,7 @@ MODELS = _Models()
 
 
 def __getattr__(name: str):
-    homes = {"Mixture": "zoo.mixture", "Dataset": "zoo.dataset"}
+    homes = {"Mixture": "zoo.mixture", "Dataset": "zoo.dataset", "from_unrolled": "zoo.unrolled"}
     if name in homes:
         return getattr(importlib.import_module(homes[name]), name)
     raise AttributeError(f"module 'zoo' has no attribute {name!r}")

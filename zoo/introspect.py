@@ -3,6 +3,7 @@
 The only file that imports GenJAX's private modules (genjax 0.10.3; `tests/zoo/test_mixture.py` pins what is used).
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from genjax import ChoiceMap
-from genjax._src.core.compiler.interpreters.stateful import stateful
+from genjax._src.core.compiler.interpreters.stateful import StatefulInterpreter, stateful
+from genjax._src.core.compiler.staging import stage
 from genjax._src.generative_functions.static import StaticGenerativeFunction, StaticHandler
 
 
@@ -39,6 +41,29 @@ class _Visitor(StaticHandler):
 def walk(gen_fn, args, visit: Callable, prefix=()):
     """Runs the source of a `@gen` function; `visit(name, site, args)` supplies the value of every random choice."""
     return stateful(gen_fn.source)(_Visitor(visit, prefix), *args)
+
+
+def function_of(gen_fn) -> Callable | None:
+    """The Python function that `@gen` decorates, what is already applied to it included; None for anything else."""
+    if not isinstance(gen_fn, StaticGenerativeFunction):
+        return None
+    applied = gen_fn.source.dyn_args
+    return functools.wraps(gen_fn.source.fn)(functools.partial(gen_fn.source.fn, *applied))
+
+
+def staged(gen_fn) -> Callable:
+    """The source of a `@gen` function without arguments, traced once: a function of `visit`, to be called many times.
+
+    Good for the precision that it was traced in. Arguments come as arrays: a Python number such as `normal(0.0, 1.0)`
+    has makes TFP draw in single precision where GenJAX traced a double, and fails in what follows.
+    """
+    program, _ = stage(gen_fn.source)()
+
+    def run(visit: Callable) -> None:
+        visitor = _Visitor(lambda name, site, args: visit(name, site, jax.tree.map(jnp.asarray, args)))
+        StatefulInterpreter().eval_jaxpr_stateful(visitor, program.jaxpr, program.literals, [])
+
+    return run
 
 
 def distribution_of(gen_fn, args):
