@@ -350,8 +350,8 @@ def _judge(comparison: Comparison, summaries):
             said = verdicts.agreement(rows, reference.label, num_runs * size, num_runs - 1)
             start = f"{num_runs} independent runs" if entry["usable"] else "not usable"
             known = (reference.log_evidence, reference.log_evidence_se)
-            evidence = verdicts.of_evidence((entry["log_evidence"], entry["log_evidence_se"]), known)
-            entry["verdict"] = f"{start}; {said}{evidence}"
+            of_evidence = verdicts.of_evidence((entry["log_evidence"], entry["log_evidence_se"]), known)
+            entry["verdict"] = f"{start}; {said}{of_evidence}"
         else:
             entry["usable"] = not broken
             shape = next(iter(summary.values.values())).shape

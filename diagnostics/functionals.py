@@ -243,12 +243,21 @@ def _inputs(function, model, x) -> set[str]:
     closed = jax.make_jaxpr(function)(params, x)
     names = sorted(params)  # the order in which JAX flattens a dictionary of arrays
     names += ["x"] * (len(closed.jaxpr.invars) - len(names))
-    reach = {var: {name} for var, name in zip(closed.jaxpr.invars, names, strict=True)}
+    return set().union(*_reach(closed.jaxpr, [{name} for name in names]))
+
+
+def _reach(jaxpr, inputs) -> list[set[str]]:
+    """What every output depends on, where the inputs depend on `inputs`; programs within are looked into."""
+    reach = dict(zip(jaxpr.invars, inputs, strict=True))
     of = lambda atom: set() if hasattr(atom, "val") else reach.get(atom, set())  # a literal has a value
-    for equation in closed.jaxpr.eqns:
-        found = set().union(*(of(atom) for atom in equation.invars))
-        reach.update(dict.fromkeys(equation.outvars, found))
-    return set().union(*(of(atom) for atom in closed.jaxpr.outvars))
+    for equation in jaxpr.eqns:
+        given = [of(atom) for atom in equation.invars]
+        if equation.primitive.name == "pjit":
+            found = _reach(equation.params["jaxpr"].jaxpr, given)
+        else:
+            found = [set().union(*given)] * len(equation.outvars)
+        reach.update(zip(equation.outvars, found, strict=True))
+    return [of(atom) for atom in jaxpr.outvars]
 
 
 # -- one draw -----------------------------------------------------------------------------------------------------
