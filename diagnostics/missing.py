@@ -43,8 +43,8 @@ def log_table(model: Mixture, params, x, seen):
 
 
 def moments(model: Mixture, params, x, seen):
-    """Of what is missing, given what is observed and params: mean (N, D) and covariance (N, D, D), after the log density
-    of the observed part (N,).
+    """Of what is missing, given what is observed and params: mean (N, D) and covariance (N, D, D), after the log
+    density of the observed part (N,).
 
     Per component in closed form (of a normal, m_u + C_uo C_oo^-1 (x_o - m_o) and C_uu - C_uo C_oo^-1 C_ou), weighted
     by the responsibilities of the observed part. Observed entries have themselves as mean, and variance 0. An entry

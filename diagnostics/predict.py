@@ -154,7 +154,7 @@ def predictions(posterior, new, seed=0) -> dict:
     some = known.any(axis=1)  # of a row without any entry there is no density
     rows: list[dict] = []
     for n in range(len(known)):
-        row = {name: float(column[n]) for name, column in new["raw"].items()}
+        row: dict[str, float | None] = {name: float(column[n]) for name, column in new["raw"].items()}
         shift = float(np.log(sds[known[n]]).sum())
         row |= {"log_density": float(density.value[n]) - shift, "log_density_error": float(density.error[n])}
         row |= {"tail_probability": float(tail.value[n]), "tail_probability_error": float(tail.error[n])}
@@ -322,7 +322,7 @@ def _write(found, out) -> list[pathlib.Path]:
     """predictions.csv, and density.csv where there is a grid, in the folder `out`; or the first alone as `out`."""
     keys = list(dict.fromkeys(key for row in found["rows"] for key in row))
     rows = [[_text(row.get(key)) for key in keys] for row in found["rows"]]
-    files = {out if out.suffix.lower() == ".csv" else out / "predictions.csv": [keys, *rows]}
+    files: dict[pathlib.Path, list] = {out if out.suffix.lower() == ".csv" else out / "predictions.csv": [keys, *rows]}
     if found["grid"] is not None and out.suffix.lower() != ".csv":
         grid = found["grid"]
         files[out / "density.csv"] = [list(grid), *zip(*(map(_text, column) for column in grid.values()), strict=True)]

@@ -31,12 +31,12 @@ def fit(responsibilities, own, order) -> Relabelling:
     """A pivot from M equally weighted draws with responsibilities (M, n, K).
 
     `own`: the components' own parameters, leaves (M, K, ...), the mixing weights left out; `order`: (M, K), what
-    numbers the components. From the draw whose responsibilities are the most decided (ECR, Papastamoulis & Iliopoulos 2010,
-    JCGS 19), then to the mean of the relabelled responsibilities until no label changes (Stephens 2000, JRSS B 62,
-    algorithm 2). A third way, that knows nothing of the data, is K-means of the parameters (Fruehwirth-Schnatter 2011).
-    Refused where its clusters are no permutation in too many draws (half, or half as many as where draws of the
-    components are independent and alike, 1 - K!/K^K), or where two ways have means more than a standard deviation
-    within components apart.
+    numbers the components. The pivot is the draw whose responsibilities are the most decided (ECR, Papastamoulis &
+    Iliopoulos 2010, JCGS 19), then the mean of the relabelled responsibilities, until no label changes (Stephens 2000,
+    JRSS B 62, algorithm 2). A third way, that knows nothing of the data, is K-means of the parameters (Fruehwirth-
+    Schnatter 2011). Refused where its clusters are no permutation in too many draws (half, or half as many as where
+    draws of the components are independent and alike, 1 - K!/K^K), or where two ways have means more than a standard
+    deviation within components apart.
     """
     R = np.asarray(responsibilities)
     K = R.shape[2]
@@ -62,7 +62,8 @@ def fit(responsibilities, own, order) -> Relabelling:
     apart = _apart(here, relabelled(theta, ecr, axis=1))
     if whole.sum() > 1:
         apart = max(apart, _apart(here, relabelled(theta[whole], clusters[whole], axis=1)))
-    reason = warning = None
+    reason: str | None = None
+    warning: str | None = None
     if rate > min(REFUSED, (1 - math.factorial(K) / K**K) / 2):
         reason = f"in {rate:.0%} of the draws the components are not one of each cluster of their parameters"
     elif apart > 1:

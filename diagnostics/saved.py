@@ -38,7 +38,7 @@ class Posterior(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.share.shape
+        return self.share.shape[0], self.share.shape[1]
 
     @property
     def estimate(self) -> Callable:

@@ -131,7 +131,7 @@ def of_arrays(arrays: dict[str, Any]) -> Table:
 
 
 def column(table: Table, name: str, where: str, missing: bool = False) -> np.ndarray:
-    """A column as finite float64 numbers, or ValueError with one sentence; `where` names the table. `missing`: or NaN."""
+    """A column as finite float64 numbers, with `missing` NaN too, or ValueError; `where` names the table."""
     cells = table[name]
     values = [number(cell) for cell in cells] if isinstance(cells, list) else _floats(cells)
     bad = next((n for n, value in enumerate(values) if value is None), None)
