@@ -139,6 +139,9 @@ def build_command(name: str, parser: Parser | None = None) -> Parser:
         add("--missing", choices=("marginalize",), help="integrate missing entries out, and say what they may be")
         add("--model", metavar="FILE.py:NAME", help="the model of the run, where it is not one of `zoo list`")
         add("--set", metavar="NAME=VALUE", action="append", default=[], help="a constant of --model, in TOML syntax")
+        add(
+            "--draws", metavar="N", type=whole(1, 10**6), help="observations to simulate, for draws.csv in --out FOLDER"
+        )
         add("--seed", metavar="N", type=whole(0, 2**63 - 1), default=0, help="of simulated observations; default: 0")
         add("--out", metavar="FOLDER|FILE.csv", help="where to leave the predictions")
         return parser

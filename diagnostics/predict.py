@@ -21,6 +21,8 @@ def predict(args) -> int:
     """The command: reads the result and the new data, predicts, prints and writes."""
     if args.set and args.model is None:
         raise ValueError("--set changes a constant of --model, which is not given; a zoo model's are in RESULT.nc")
+    if args.draws is not None and (not args.out or args.out.lower().endswith(".csv")) and not args.json:
+        raise ValueError("--draws leaves draws.csv in a folder: give --out FOLDER, or --json")
     constants = dict(_assignment(text, "--set") for text in args.set)
     out = None if args.out is None else _writable(args.out)
     for given in (args.result, args.data):
@@ -37,7 +39,7 @@ def predict(args) -> int:
         model = load(args.model, **constants)
     posterior = saved.read(args.result, model)
     new = read(posterior, args.data, args.column, args.missing == "marginalize")
-    found = predictions(posterior, new, args.seed)
+    found = predictions(posterior, new, args.seed, args.draws)
     written = [] if out is None else _write(found, out)
     if args.json:
         print(json.dumps({"schema": 1, "command": "predict", **_plain(found)}, indent=1, ensure_ascii=False))
@@ -139,18 +141,19 @@ def standardized_by(posterior) -> dict:
 # -- what is found --------------------------------------------------------------------------------------------------
 
 
-def predictions(posterior, new, seed=0) -> dict:
-    """Everything that is said of the new observations, in the units of their file."""
+def predictions(posterior, new, seed=0, num_draws=None) -> dict:
+    """Everything that is said of the new observations, in the units of their file; and `num_draws` simulated ones."""
     import numpy as np
 
-    from diagnostics import prediction
+    from diagnostics import classification, prediction
 
     x, seen, sds = new["x"], new["seen"], new["sds"]
     names = list(new["raw"])
     known = np.stack([np.isfinite(column) for column in new["raw"].values()], axis=1)
     density = prediction.log_predictive(posterior, x, seen)
     tail = prediction.tail(posterior, x, seen, seed)
-    classes = prediction.classify(posterior, x, seen)
+    how = classification.labelling(posterior)
+    classes = classification.classify(posterior, x, seen, how)
     some = known.any(axis=1)  # of a row without any entry there is no density
     rows: list[dict] = []
     for n in range(len(known)):
@@ -189,6 +192,7 @@ def predictions(posterior, new, seed=0) -> dict:
         "columns": names,
         "rows": rows,
         "grid": _grid(posterior, new) if len(names) == 1 else None,
+        "replicates": None if num_draws is None else _replicates(posterior, new, num_draws, seed, how.labels),
     }
 
 
@@ -220,12 +224,35 @@ def _rhat(posterior, new) -> float:
     if posterior.kind != "chains" or min(posterior.shape) < 2 or posterior.shape[1] < 4:
         return 0.0
     rows = np.unique(np.linspace(0, len(new["raw"][next(iter(new["raw"]))]) - 1, 10).astype(int))
-    some = None if new["seen"] is None else prediction._take(new["seen"], rows)
+    some = None if new["seen"] is None else prediction.take(new["seen"], rows)
     found = []
-    for table in prediction._tables(posterior, prediction._take(new["x"], rows), some):
+    for table in prediction.tables(posterior, prediction.take(new["x"], rows), some):
         log_p = np.logaddexp.reduce(table, axis=-1)
         found += [float(az.rhat(log_p[..., n])) for n in range(log_p.shape[-1]) if np.ptp(log_p[..., n]) > 0]
     return max(found, default=0.0)
+
+
+def _replicates(posterior, new, num, seed, labels) -> dict:
+    """Columns of observations simulated from the posterior predictive, in the units of the file."""
+    import numpy as np
+
+    from diagnostics import missing, prediction
+
+    assignments, x = prediction.replicates(posterior, num, seed, new["x"], labels)
+    covariates = isinstance(new["x"], dict) and "covariates" in new["x"]
+    columns: dict[str, list] = {}
+    if covariates:  # every draw at every row of the file
+        N = prediction.num_rows(new["x"])
+        columns["row"] = np.tile(np.arange(1, N + 1), num).tolist()
+        flat = lambda leaf: np.reshape(leaf, (-1, *np.shape(leaf)[2:]))
+        x = {name: flat(leaf) for name, leaf in x.items()} if isinstance(x, dict) else flat(x)
+    values = missing.features(x).values()
+    columns |= {
+        n: (v * sd + m).tolist() for n, v, m, sd in zip(new["raw"], values, new["means"], new["sds"], strict=True)
+    }
+    if assignments is not None:
+        columns["component"] = np.ravel(assignments).tolist()
+    return columns
 
 
 def _grid(posterior, new):
@@ -314,18 +341,18 @@ def _writable(text) -> pathlib.Path:
             raise ValueError(f"--out {path} cannot be written: it is a folder")
         _check_folder(path.parent, ())
     else:
-        _check_folder(path, ("predictions.csv", "density.csv"))
+        _check_folder(path, ("predictions.csv", "density.csv", "draws.csv"))
     return path
 
 
 def _write(found, out) -> list[pathlib.Path]:
-    """predictions.csv, and density.csv where there is a grid, in the folder `out`; or the first alone as `out`."""
+    """predictions.csv, density.csv where there is a grid, and draws.csv, in the folder `out`; or the first as `out`."""
     keys = list(dict.fromkeys(key for row in found["rows"] for key in row))
     rows = [[_text(row.get(key)) for key in keys] for row in found["rows"]]
     files: dict[pathlib.Path, list] = {out if out.suffix.lower() == ".csv" else out / "predictions.csv": [keys, *rows]}
-    if found["grid"] is not None and out.suffix.lower() != ".csv":
-        grid = found["grid"]
-        files[out / "density.csv"] = [list(grid), *zip(*(map(_text, column) for column in grid.values()), strict=True)]
+    for name, columns in (("density.csv", found["grid"]), ("draws.csv", found["replicates"])):
+        if columns is not None and out.suffix.lower() != ".csv":
+            files[out / name] = [list(columns), *zip(*(map(_text, c) for c in columns.values()), strict=True)]
     for path, content in files.items():
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(content)

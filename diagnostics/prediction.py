@@ -14,18 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
-from diagnostics import missing, relabel
-from diagnostics.functionals import _inputs, _sort_leaf, in_blocks, one_row
+from diagnostics import missing
+from diagnostics.functionals import in_blocks
 from diagnostics.saved import Posterior
 from diagnostics.summaries import FEW
-from diagnostics.to_arviz import derived
 from zoo import introspect
 
 CELLS = 2**23  # numbers that are held at once, 64 MiB
 NUM_REPLICATES = 4000  # observations from the posterior predictive, for tail probabilities
 NUM_SCORED = 1000  # draws that these are scored by
-NUM_MATCHED = 1000  # draws that a relabelling is made from
-NUM_CLASSIFIED = 4000  # draws that probabilities of components are averaged over
 NUM_GRID = 200
 TIE = 1e-9  # relative; equal observations may have densities that differ by rounding
 
@@ -36,15 +33,6 @@ class Average(NamedTuple):
     value: np.ndarray  # (N, ...)
     error: np.ndarray  # standard error; NaN where fewer than four draws of a chain, or one run, give none
     few: np.ndarray  # (N,) bool: fewer than 20 draws make up the error, so it is not to be trusted
-
-
-class Classes(NamedTuple):
-    """P(component | x_n, data), where the components mean something."""
-
-    probabilities: Average | None  # (N, K); None: `rule` says why
-    rule: str  # what a label means, in a sentence
-    clusters: tuple[dict[str, Any], ...] = ()  # the components by label: name of a parameter -> its mean
-    warning: str | None = None
 
 
 class Conditional(NamedTuple):
@@ -62,12 +50,12 @@ class Conditional(NamedTuple):
 def log_predictive(posterior: Posterior, x, seen=None) -> Average:
     """log p(x_n | data) = log E p(x_n | params) with its error (delta method), each (N,)."""
     found = []
-    for table in _tables(posterior, x, seen):
+    for table in tables(posterior, x, seen):
         log_p = logsumexp(table, axis=-1)
         top = log_p.max(axis=(0, 1))
         p = np.exp(log_p - np.where(np.isfinite(top), top, 0.0))
         found += [_log_of(t, posterior.estimate(p[..., n])) for n, t in enumerate(top)]
-    return _average(found)
+    return average(found)
 
 
 def grid(posterior: Posterior, low=None, high=None, num: int = NUM_GRID) -> tuple[np.ndarray, Average]:
@@ -100,7 +88,7 @@ def tail(posterior: Posterior, x, seen=None, seed: int = 0) -> Average:
     """
     scored = posterior if posterior.kind == "point" else spread(posterior, NUM_SCORED)
     covariates = isinstance(x, dict) and "covariates" in x
-    N = _num_rows(x)
+    N = num_rows(x)
     most = int(np.clip(2_000_000 // N, 500, NUM_REPLICATES)) if covariates else NUM_REPLICATES
     reps = thinned(posterior, most)
     each = N if covariates else -(-most // int(np.prod(reps.shape)))
@@ -114,110 +102,14 @@ def tail(posterior: Posterior, x, seen=None, seed: int = 0) -> Average:
     for pattern, rows in _patterns(seen, N):
         many = None
         if pattern is not None:
-            many = {name: np.broadcast_to(leaf, (_num_rows(new), *np.shape(leaf))) for name, leaf in pattern.items()}
+            many = {name: np.broadcast_to(leaf, (num_rows(new), *np.shape(leaf))) for name, leaf in pattern.items()}
         scores = _score(scored, new, many).reshape(*reps.shape, each)
         for n in rows:
             below = scores[..., n] if covariates else scores
             at_most = below <= own[n] + TIE * (1 + abs(own[n]))
             share, error, carriers = reps.estimate(at_most.astype(float) if covariates else at_most.mean(axis=-1))
             found[n] = share, max(error, 1 / at_most.size), carriers
-    return _average(found)
-
-
-# -- components -----------------------------------------------------------------------------------------------------
-
-
-def classify(posterior: Posterior, x, seen=None) -> Classes:
-    """P(z_n = k | x_n, data) where the labels mean something, else the sentence why not: never 1/K."""
-    model = posterior.model
-    K = model.num_components
-    used, labels, warning = posterior, None, None
-    if K == 1:
-        rule = "there is one component"
-    elif not model.exchangeable:
-        rule = "labels as the model declares them: its prior or weights tell the components apart"
-    elif not model.param_shapes:
-        return Classes(None, "no classification: nothing tells the components apart, neither parameters nor data")
-    elif posterior.kind == "point":
-        order = _ascending(model, posterior.params)
-        labels = np.argsort(order)[None, None]
-        rule = f"labels number the components of one point estimate, {_sorted_by(model)}"
-    else:
-        used = thinned(posterior, NUM_CLASSIFIED)
-        found = _pivot(posterior)
-        if found.reason is not None:
-            return Classes(None, f"no classification: the labels of the draws cannot be matched; {found.reason}")
-        warning = found.warning
-        labels = relabel.matched(_responsibilities(used), found.pivot).reshape(*used.shape, K)
-        rule = (
-            f"labels after relabelling: each draw's components are matched to the mean responsibilities of the data "
-            f"(Stephens 2000), numbered {_sorted_by(model)}"
-        )
-    found_rows = []
-    for table in _tables(used, x, seen):
-        if labels is not None:
-            table = relabel.relabelled(table.reshape(-1, *table.shape[2:]), labels.reshape(-1, K)).reshape(table.shape)
-        top = table.max(axis=(0, 1, 3), keepdims=True)
-        joint = np.exp(table - np.where(np.isfinite(top), top, 0.0))
-        for n in range(table.shape[2]):
-            found_rows.append([_ratio(used, joint[:, :, n, k], joint[:, :, n].sum(axis=-1)) for k in range(K)])
-    return Classes(_average(found_rows), rule, _clusters(used, labels), warning)
-
-
-def _pivot(posterior) -> relabel.Relabelling:
-    model, few = posterior.model, spread(posterior, NUM_MATCHED)
-    values = {**derived(model, few.params, few.shape), **few.params}
-    flat = {name: np.asarray(leaf)[0] for name, leaf in values.items()}
-    weights = _inputs(lambda p, x: model.log_weights_table(p, x), model, one_row(model))
-    own = [flat[name] for name in model.component_leaves if name not in weights]
-    order = flat[_sorting(model)] if _sorting(model) else np.tile(np.arange(model.num_components), (len(own[0]), 1))
-    return relabel.fit(_responsibilities(few), own, order.reshape(*order.shape[:2], -1)[..., 0])
-
-
-def _responsibilities(posterior) -> np.ndarray:
-    """Of the data, or of 500 of them evenly spread, flat over draws: (M, n, K)."""
-    N = _num_rows(posterior.x)
-    rows = np.arange(min(N, relabel.NUM_ROWS)) * N // min(N, relabel.NUM_ROWS)
-    some = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], posterior.x)
-    table = np.concatenate(list(_tables(posterior, some)), axis=2)
-    table = table.reshape(-1, *table.shape[2:])
-    return np.exp(table - logsumexp(table, axis=-1, keepdims=True))
-
-
-def _sorting(model) -> str | None:
-    """The parameter whose first number orders the components."""
-    return _sort_leaf(model) or next(iter(model.component_leaves), None)
-
-
-def _ascending(model, params):
-    """The components of one point in that order."""
-    one = {k: jnp.asarray(v[0, 0]) for k, v in params.items()}
-    values = {**model.derived(one), **one}
-    if _sorting(model) is None:
-        return np.arange(model.num_components)
-    return np.argsort(np.reshape(values[_sorting(model)], (model.num_components, -1))[:, 0], kind="stable")
-
-
-def _sorted_by(model) -> str:
-    return f"in ascending order of {_sorting(model)}" if _sorting(model) else "in the order of the model"
-
-
-def _clusters(posterior, labels) -> tuple[dict[str, Any], ...]:
-    """The posterior means of the components' own parameters, by label; rows of at most ten numbers."""
-    model = posterior.model
-    K = model.num_components
-    clusters: list[dict[str, Any]] = [{} for _ in range(K)]
-    for name in model.component_leaves if posterior.params else ():
-        leaf = np.asarray(posterior.params[name])
-        if leaf[0, 0].size > 10 * K:
-            continue
-        flat = leaf.reshape(-1, *leaf.shape[2:])
-        if labels is not None:
-            flat = relabel.relabelled(flat, labels.reshape(-1, K), axis=1)
-        means = np.tensordot(posterior.share.ravel(), flat, axes=1)
-        for k in range(K):
-            clusters[k][name] = means[k].tolist()
-    return tuple(clusters)
+    return average(found)
 
 
 # -- new observations and missing entries ---------------------------------------------------------------------------
@@ -241,6 +133,23 @@ def simulate(posterior: Posterior, num: int, seed: int = 0, x=None) -> tuple[np.
     return assignments, drawn["x"] if set(drawn) == {"x"} else drawn
 
 
+def replicates(posterior: Posterior, num: int, seed: int = 0, x=None, labels=None) -> tuple[Any, Any]:
+    """`num` draws from the posterior predictive: assignments (num,) and x, leaves (num, ...).
+
+    Each comes from a draw of its own, spread evenly over the posterior; for a model with covariates, at each of the N
+    rows of `x`: (num, N) and (num, N, ...). `labels`: those of `classification.Labelling`; None: no assignments.
+    """
+    draws = spread(posterior, num)
+    if num > draws.share.size:
+        raise ValueError(f"{num} replicates are more than the {draws.share.size} draws of the run; ask for fewer")
+    covariates = isinstance(x, dict) and "covariates" in x
+    assignments, new = simulate(draws, num_rows(x) if covariates else 1, seed, x)
+    first = lambda leaf: leaf[0] if covariates else leaf[0, :, 0]
+    if labels is not None:
+        assignments = np.take_along_axis(np.asarray(labels(draws)), assignments, axis=2)
+    return None if labels is None else first(assignments), jax.tree.map(first, new)
+
+
 def conditional(posterior: Posterior, x, seen) -> Conditional:
     """Mean and covariance of the missing entries of x_n given the observed ones and the data.
 
@@ -255,9 +164,9 @@ def conditional(posterior: Posterior, x, seen) -> Conditional:
     means, covariances, errors = [], [], []
     for start in range(0, len(rows), size):
         chosen = rows[np.minimum(np.arange(start, start + min(size, len(rows))), len(rows) - 1)]
-        some = _take(x, chosen)
+        some = take(x, chosen)
         log_p, mean, covariance = in_blocks(
-            _moments_program(model), posterior.params, posterior.shape, model, some, _take(seen, chosen), cost=D * D
+            _moments_program(model), posterior.params, posterior.shape, model, some, take(seen, chosen), cost=D * D
         )
         for n in range(min(size, len(rows) - start)):
             p = np.exp(log_p[..., n] - log_p[..., n].max())
@@ -269,7 +178,7 @@ def conditional(posterior: Posterior, x, seen) -> Conditional:
             own = lacks[rows[start + n]]
             means.append(centre)
             covariances.append((within + np.einsum("cs,csd,cse->de", w, apart, apart)) * np.outer(own, own))
-            errors.append([_ratio(posterior, p * mean[:, :, n, d], p)[1] if own[d] else 0.0 for d in range(D)])
+            errors.append([ratio(posterior, p * mean[:, :, n, d], p)[1] if own[d] else 0.0 for d in range(D)])
     return Conditional(
         rows, np.reshape(means, (-1, D)), np.reshape(covariances, (-1, D, D)), np.reshape(errors, (-1, D))
     )
@@ -300,15 +209,15 @@ def thinned(posterior: Posterior, num: int) -> Posterior:
     )
 
 
-def _tables(posterior, x, seen=None):
+def tables(posterior, x, seen=None):
     """log p(z_n = k, observed part of x_n | params), (C, S, n, K), chunk after chunk of the rows of x."""
-    model, N = posterior.model, _num_rows(x)
+    model, N = posterior.model, num_rows(x)
     size = int(np.clip(CELLS // (posterior.share.size * model.num_components), 1, N))
     program = _table_program(model)
     for start in range(0, N, size):
         chosen = np.minimum(np.arange(start, start + size), N - 1)  # one shape: the last chunk is filled up
-        some = None if seen is None else _take(seen, chosen)
-        table = in_blocks(program, posterior.params, _shape(posterior), model, _take(x, chosen), some)
+        some = None if seen is None else take(seen, chosen)
+        table = in_blocks(program, posterior.params, _shape(posterior), model, take(x, chosen), some)
         table = np.broadcast_to(table, (*posterior.shape, *table.shape[2:]))
         if np.isnan(table).any():
             raise ValueError(
@@ -319,13 +228,13 @@ def _tables(posterior, x, seen=None):
 
 def _score(posterior, x, seen=None) -> np.ndarray:
     """log of the average density over equally weighted draws, (N,)."""
-    model, N = posterior.model, _num_rows(x)
+    model, N = posterior.model, num_rows(x)
     size = int(np.clip(CELLS // posterior.share.size, 1, N))
     found = []
     for start in range(0, N, size):
         chosen = np.minimum(np.arange(start, start + size), N - 1)
-        some = None if seen is None else _take(seen, chosen)
-        log_p = in_blocks(_score_program(model), posterior.params, _shape(posterior), model, _take(x, chosen), some)
+        some = None if seen is None else take(seen, chosen)
+        log_p = in_blocks(_score_program(model), posterior.params, _shape(posterior), model, take(x, chosen), some)
         found.append((logsumexp(log_p, axis=(0, 1)) - np.log(np.prod(log_p.shape[:2])))[: N - start])
     return np.concatenate(found)
 
@@ -342,7 +251,7 @@ def _log_of(top, found):
     return top + np.log(mean), error / mean, carriers
 
 
-def _ratio(posterior, numerator, denominator):
+def ratio(posterior, numerator, denominator):
     """E numerator / E denominator over the draws, each (C, S); its error by the delta method, and carriers."""
     below = float((posterior.share * denominator).sum())
     if not below > 0:
@@ -351,7 +260,7 @@ def _ratio(posterior, numerator, denominator):
     return ratio, *posterior.estimate((numerator - ratio * denominator) / below)[1:]
 
 
-def _average(found) -> Average:
+def average(found) -> Average:
     """From (value, error, carriers), one for each row or rows of them."""
     array = np.asarray(found, float)
     carriers = array[..., 2] if array.ndim == 2 else array[..., 2].min(axis=tuple(range(1, array.ndim - 1)))
@@ -368,11 +277,11 @@ def _patterns(seen, num_rows):
     return [({name: leaf[rows[0]] for name, leaf in seen.items()}, rows) for rows in groups]
 
 
-def _num_rows(x) -> int:
+def num_rows(x) -> int:
     return len(jax.tree.leaves(x)[0])
 
 
-def _take(tree, rows):
+def take(tree, rows):
     return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], tree)
 
 

@@ -24,7 +24,7 @@ class Relabelling(NamedTuple):
     pivot: np.ndarray  # (n, K): probabilities that draws are matched to
     reason: str | None  # why the draws should not be relabelled
     warning: str | None
-    moved: float  # share of the draws whose labels were not the pivot's
+    moved: float  # share of the draws whose labels, as they were, are not in the most common order
 
 
 def fit(responsibilities, own, order) -> Relabelling:
@@ -50,10 +50,11 @@ def fit(responsibilities, own, order) -> Relabelling:
         labels = new
     numbering = np.argsort(relabelled(np.asarray(order), labels, axis=1).mean(axis=0), kind="stable")
     labels, pivot = np.argsort(numbering)[labels], pivot[:, numbering]
-    moved = float((labels != np.arange(K)).any(axis=1).mean())
+    moved = 1 - float(np.unique(labels, axis=0, return_counts=True)[1].max() / len(labels))
     if not own:
-        reason = "the components have no parameters of their own to judge a relabelling by"
-        return Relabelling(pivot, reason, None, moved)
+        return Relabelling(
+            pivot, "the components have no parameters of their own to judge a relabelling by", None, moved
+        )
     theta = _vectors(own)
     here = relabelled(theta, labels, axis=1)
     clusters = _clusters(theta, here)

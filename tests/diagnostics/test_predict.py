@@ -86,8 +86,8 @@ def test_json_has_the_closed_forms_of_known_parameters(files, capsys):
 
 
 def test_a_folder_gets_predictions_and_the_density_on_a_grid(files, capsys):
-    out = run(f"{files['full']} --data {files['grams']} --out {files['folder']}/left", capsys).out
-    assert "after relabelling" in out and "predictions.csv, density.csv" in out
+    out = run(f"{files['full']} --data {files['grams']} --out {files['folder']}/left --draws 30", capsys).out
+    assert "after relabelling" in out and "predictions.csv, density.csv, draws.csv" in out
     with open(files["folder"] / "left" / "predictions.csv") as file:
         rows = list(csv.DictReader(file))
     truth = np.log(density(bentos(20), [500.0, 351.0, 425.0]).mean(axis=(0, 1)))
@@ -95,6 +95,9 @@ def test_a_folder_gets_predictions_and_the_density_on_a_grid(files, capsys):
     assert [row["component"] for row in rows[:2]] == ["1", "0"]
     with open(files["folder"] / "left" / "density.csv") as file:
         assert len(list(csv.DictReader(file))) == 200
+    with open(files["folder"] / "left" / "draws.csv") as file:
+        drawn = list(csv.DictReader(file))
+    assert len(drawn) == 30 and all((float(r["weight"]) > 425) == (r["component"] == "1") for r in drawn)
 
 
 def test_missing_entries_are_filled_in_by_mean_and_sd(files, capsys):
@@ -158,6 +161,7 @@ def test_a_point_of_em_predicts_too(files, capsys):
         ("{known} --data {grams} --set a=1", "--set changes a constant of --model"),
         ("{known} --data {grams} --model nothing.py:mine", "no file nothing.py"),
         ("{known} --data {grams} --out {folder}/x.txt", "should be a folder or a CSV file"),
+        ("{known} --data {grams} --draws 5", "give --out FOLDER"),
         ("{known} --data {grams} --missing impute", "invalid choice"),
         ("{known}", "--data"),
     ],

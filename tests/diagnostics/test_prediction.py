@@ -9,7 +9,7 @@ from scipy.integrate import trapezoid
 from scipy.special import logsumexp
 
 import zoo
-from diagnostics import missing, prediction, relabel
+from diagnostics import classification, missing, prediction, relabel
 from diagnostics.saved import Posterior
 
 Z = 4.4  # standard errors, for at most 100 comparisons
@@ -49,14 +49,14 @@ def test_with_known_parameters_density_and_classes_are_bayes_rule():
     found = prediction.log_predictive(known(), new)
     np.testing.assert_allclose(found.value, np.log(joint.sum(axis=1)), rtol=1e-12)
     assert not found.error.any()
-    classes = prediction.classify(known(), new)
+    classes = classification.classify(known(), new)
     np.testing.assert_allclose(classes.probabilities.value, joint / joint.sum(axis=1, keepdims=True), atol=1e-12)
     assert "as the model declares" in classes.rule
 
 
 def test_identical_components_get_a_sentence_and_not_one_half():
     same = known(weights=(0.5, 0.5), means=(3.0, 3.0))
-    found = prediction.classify(same, np.array([3.0]))
+    found = classification.classify(same, np.array([3.0]))
     assert found.probabilities is None and found.rule.startswith("no classification")
 
 
@@ -134,7 +134,7 @@ def test_classes_do_not_change_when_the_labels_of_every_draw_are_permuted():
     params["variances"] *= 100
     flip = np.random.default_rng(3).random((2, 60, 1)) < 0.5
     switched = {name: np.where(flip, leaf[..., ::-1], leaf) for name, leaf in params.items()}
-    one, two = (prediction.classify(posterior(model, p), new) for p in (params, switched))
+    one, two = (classification.classify(posterior(model, p), new) for p in (params, switched))
     np.testing.assert_allclose(one.probabilities.value, two.probabilities.value, atol=1e-10)
     np.testing.assert_allclose(one.probabilities.error, two.probabilities.error, rtol=1e-6)
     assert one.rule == two.rule and "after relabelling" in one.rule
@@ -153,14 +153,14 @@ def test_draws_that_cannot_be_matched_get_a_sentence():
     alike["variances"] = np.full((2, 60, 2), 5600.0)
     elsewhere = bentos(apart=9.0)  # components that the data cannot tell apart
     for params in (alike, elsewhere):
-        found = prediction.classify(posterior(zoo.MODELS["bento_full"], params), new)
+        found = classification.classify(posterior(zoo.MODELS["bento_full"], params), new)
         assert found.probabilities is None and "cannot be matched" in found.rule
 
 
 def test_a_point_is_classified_by_its_own_components_in_order():
     params = {"weights": [0.4, 0.6], "means": [500.0, 350.0], "variances": [4.0, 9.0]}
     one = posterior(zoo.MODELS["bento_full"], {k: np.array(v)[None, None] for k, v in params.items()}, "point")
-    found = prediction.classify(one, np.array([351.0, 499.0]))
+    found = classification.classify(one, np.array([351.0, 499.0]))
     np.testing.assert_allclose(found.probabilities.value, np.eye(2), atol=1e-12)
     assert found.clusters[0]["means"] == 350.0 and "point estimate" in found.rule
 
@@ -192,6 +192,20 @@ def test_simulated_observations_have_the_models_law():
     assert abs((assignments == 0).mean() - 0.7) < Z * np.sqrt(0.21 / 20_000)
     assert stats.kstest(x[assignments == 0], stats.norm(500, 2).cdf).pvalue > 1e-4
     assert stats.kstest(x[assignments == 1], stats.norm(350, 2).cdf).pvalue > 1e-4
+
+
+def test_replicates_come_from_every_draw_and_carry_its_label():
+    params = bentos(200)
+    flip = np.random.default_rng(3).random((2, 200, 1)) < 0.5
+    run = posterior(zoo.MODELS["bento_full"], {k: np.where(flip, v[..., ::-1], v) for k, v in params.items()})
+    how = classification.labelling(run)
+    assignments, x = prediction.replicates(run, 400, 3, labels=how.labels)
+    assert assignments.shape == x.shape == (400,)
+    assert (assignments == (x > 425)).all(), "labels are not those after relabelling"
+    assert abs((assignments == 0).mean() - params["weights"][..., 0].mean()) < Z * np.sqrt(0.24 / 400)
+    assert prediction.replicates(run, 10)[0] is None
+    with pytest.raises(ValueError, match="more than the 400 draws"):
+        prediction.replicates(run, 401)
 
 
 def eruptions(num=3):
