@@ -59,7 +59,7 @@ def files(tmp_path_factory):
         "grams": table(folder / "grams.csv", "weight", "500", "351", "425"),
         "pairs": table(folder / "pairs.csv", "waiting,eruptions", "55,2", ",4.5", "80,"),
         "words": table(folder / "words.csv", "weight", "heavy", "351"),
-        "gone": table(folder / "gone.csv", "weight", "500", ""),
+        "gone": table(folder / "gone.csv", "weight", "500", "NA"),
         "other": table(folder / "other.csv", "a,b", "1,2"),
     }
 

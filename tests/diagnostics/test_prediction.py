@@ -126,6 +126,46 @@ def test_equal_counts_are_no_less_probable_than_each_other():
     assert (np.abs(found.value - truth) <= Z * found.error + 1e-12).all(), (found, truth)
 
 
+def lines(num=25):
+    """Draws of `tone` around its two lines."""
+    rng = np.random.default_rng(4)
+    share = rng.beta(20, 12, (1, num))
+    return {
+        "weights": np.stack([share, 1 - share], axis=-1),
+        "coefficients": rng.normal([[1.93, 0.05], [1.95, 1.0]], 0.02, (1, num, 2, 2)),
+        "variances": rng.gamma(20.0, 0.0006, (1, num, 2)),
+    }
+
+
+def test_with_covariates_a_row_is_compared_with_others_at_its_own_covariates():
+    params, new = lines(), {"x": np.array([2.0, 2.9, 2.45]), "covariates": np.array([2.9, 2.9, 1.6])}
+    run = posterior(zoo.MODELS["tone"], params, "independent")
+    tail, log_p = prediction.tail(run, new), prediction.log_predictive(run, new).value
+    grid = np.linspace(0, 5, 20_001)
+    for n, c in enumerate(new["covariates"]):
+        centres = params["coefficients"] @ np.array([1.0, c - 2.0])
+        at = lambda y, centres=centres: (
+            (
+                params["weights"] * stats.norm.pdf(np.reshape(y, (-1, 1, 1, 1)), centres, np.sqrt(params["variances"]))
+            ).sum(axis=(1, 2, 3))
+            / 25
+        )
+        p, own = at(grid), at(new["x"][n])[0]
+        assert abs(log_p[n] - np.log(own)) < 1e-9 * (1 + abs(log_p[n]))
+        truth = trapezoid(np.where(p <= own, p, 0), grid)
+        assert abs(tail.value[n] - truth) <= Z * tail.error[n], (n, tail, truth)
+
+
+def test_a_missing_response_is_predicted_from_its_covariates():
+    params = lines(1)
+    run = posterior(zoo.MODELS["tone"], params, "point")
+    new = {"x": np.zeros(1), "covariates": np.array([2.9])}
+    found = prediction.conditional(run, new, {"x": np.zeros(1, bool)})
+    w, m = params["weights"][0, 0], params["coefficients"][0, 0] @ np.array([1.0, 0.9])
+    np.testing.assert_allclose(found.mean, [[w @ m]], rtol=1e-9)
+    np.testing.assert_allclose(found.covariance, [[[w @ (params["variances"][0, 0] + (m - w @ m) ** 2)]]], rtol=1e-9)
+
+
 # -- components -----------------------------------------------------------------------------------------------------
 
 
