@@ -151,7 +151,7 @@ def predictions(posterior, new, seed=0, num_draws=None) -> dict:
     names = list(new["raw"])
     known = np.stack([np.isfinite(column) for column in new["raw"].values()], axis=1)
     density = prediction.log_predictive(posterior, x, seen)
-    tail = prediction.tail(posterior, x, seen, seed)
+    tail = prediction.tail(posterior, x, seen, seed, density)
     how = classification.labelling(posterior)
     classes = classification.classify(posterior, x, seen, how)
     some = known.any(axis=1)  # of a row without any entry there is no density

@@ -22,7 +22,7 @@ from zoo import introspect
 
 CELLS = 2**23  # numbers that are held at once, 64 MiB
 NUM_REPLICATES = 4000  # observations from the posterior predictive, for tail probabilities
-NUM_SCORED = 1000  # draws that these are scored by
+NUM_SCORED = 4000  # draws that these are scored by
 NUM_GRID = 200
 TIE = 1e-9  # relative; equal observations may have densities that differ by rounding
 
@@ -79,14 +79,19 @@ def grid(posterior: Posterior, low=None, high=None, num: int = NUM_GRID) -> tupl
     return points, log_predictive(posterior, points)
 
 
-def tail(posterior: Posterior, x, seen=None, seed: int = 0) -> Average:
+def tail(posterior: Posterior, x, seen=None, seed: int = 0, density: Average | None = None) -> Average:
     """P(log p(X | data) <= log p(x_n | data)), X from the posterior predictive: small for an anomaly. (N,)
 
     X comes from the model itself, at the covariates of x_n where it has some, without the entries that x_n lacks. The
-    density that scores both is the average over at most 1,000 draws, evenly spread. The error is at least one over the
-    number of replicates, which is what a probability never seen has.
+    error has two parts: of the share of the X, at least one over their number, which is what a probability never seen
+    has; and of the density that scores them, which near a mode moves many X at once: half the difference of the shares
+    at log p(x_n) plus and minus its own error. `density`: `log_predictive`, where it is known.
     """
-    scored = posterior if posterior.kind == "point" else spread(posterior, NUM_SCORED)
+    scored = posterior if posterior.share.size <= NUM_SCORED else spread(posterior, NUM_SCORED)
+    density = log_predictive(posterior, x, seen) if density is None else density
+    off = density.error
+    if scored is not posterior:  # a draw for every so many
+        off = np.hypot(off, log_predictive(scored, x, seen).error)
     covariates = isinstance(x, dict) and "covariates" in x
     N = num_rows(x)
     most = int(np.clip(2_000_000 // N, 500, NUM_REPLICATES)) if covariates else NUM_REPLICATES
@@ -105,10 +110,11 @@ def tail(posterior: Posterior, x, seen=None, seed: int = 0) -> Average:
             many = {name: np.broadcast_to(leaf, (num_rows(new), *np.shape(leaf))) for name, leaf in pattern.items()}
         scores = _score(scored, new, many).reshape(*reps.shape, each)
         for n in rows:
-            below = scores[..., n] if covariates else scores
-            at_most = below <= own[n] + TIE * (1 + abs(own[n]))
-            share, error, carriers = reps.estimate(at_most.astype(float) if covariates else at_most.mean(axis=-1))
-            found[n] = share, max(error, 1 / at_most.size), carriers
+            below = scores[..., n : n + 1] if covariates else scores
+            at = lambda shift, n=n, below=below: (below <= own[n] + shift + TIE * (1 + abs(own[n]))).mean(axis=-1)
+            share, error, carriers = reps.estimate(at(0.0))
+            moved = float((reps.share * (at(off[n]) - at(-off[n]))).sum()) / 2 if off[n] > 0 else off[n]
+            found[n] = share, np.hypot(max(error, 1 / below.size), moved), carriers
     return average(found)
 
 
@@ -195,12 +201,13 @@ def spread(posterior: Posterior, num: int) -> Posterior:
     mass = np.cumsum(posterior.share.ravel())
     index = np.minimum(np.searchsorted(mass / mass[-1], (np.arange(num) + 0.5) / num), size - 1)
     params = {k: np.reshape(v, (size, *np.shape(v)[2:]))[index][None] for k, v in posterior.params.items()}
-    return posterior._replace(params=params, share=np.full((1, num), 1 / num), kind="independent", error=0.0)
+    error = num * float(np.square(posterior.share).sum()) if posterior.kind in ("weighted", "runs") else 0.0
+    return posterior._replace(params=params, share=np.full((1, num), 1 / num), kind="independent", error=error)
 
 
 def thinned(posterior: Posterior, num: int) -> Posterior:
-    """About `num` draws whose averages keep an honest error: every so many of each chain; nodes, points: resampled."""
-    if posterior.kind in ("nodes", "point"):
+    """About `num` draws whose averages keep an honest error: every so many of each chain or run, else resampled."""
+    if posterior.kind in ("nodes", "point") or (posterior.kind == "weighted" and posterior.share.size > num):
         return spread(posterior, num)
     step = max(posterior.share.size // num, 1)
     share = posterior.share[:, ::step]
@@ -227,7 +234,7 @@ def tables(posterior, x, seen=None):
 
 
 def _score(posterior, x, seen=None) -> np.ndarray:
-    """log of the average density over equally weighted draws, (N,)."""
+    """log of the average density over the draws, (N,)."""
     model, N = posterior.model, num_rows(x)
     size = int(np.clip(CELLS // posterior.share.size, 1, N))
     found = []
@@ -235,7 +242,8 @@ def _score(posterior, x, seen=None) -> np.ndarray:
         chosen = np.minimum(np.arange(start, start + size), N - 1)
         some = None if seen is None else take(seen, chosen)
         log_p = in_blocks(_score_program(model), posterior.params, _shape(posterior), model, take(x, chosen), some)
-        found.append((logsumexp(log_p, axis=(0, 1)) - np.log(np.prod(log_p.shape[:2])))[: N - start])
+        share = posterior.share if posterior.params else np.ones((1, 1))
+        found.append(logsumexp(log_p, axis=(0, 1), b=share[..., None])[: N - start])
     return np.concatenate(found)
 
 

@@ -31,7 +31,7 @@ class Posterior(NamedTuple):
     params: dict[str, np.ndarray]  # leaves (C, S, ...); {} where nothing is unknown but the assignments
     share: np.ndarray  # (C, S): the mass of each draw, sums to 1
     kind: str  # "chains", "independent", "weighted", "runs", "nodes" or "point"
-    error: float = 0.0  # nodes: the numerical error of their mass
+    error: float = 0.0  # nodes: that of their mass; draws resampled from weighted ones: their number over the ESS
     backend: str = ""
     said: dict[str, Any] = {}  # the attributes of the file
     warnings: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ def estimator(kind: str, share, error: float = 0.0) -> Callable:
             return centre, 0.0, np.inf
         if kind == "chains":
             return centre, chain_error(f), carriers(away)
-        return centre, float(f.std() / np.sqrt(max(f.size - 1, 1))), carriers(away)
+        return centre, float(f.std() * np.sqrt((1 + error) / max(f.size - 1, 1))), carriers(away)
 
     return mean
 

@@ -113,7 +113,7 @@ def test_tail_probabilities_are_those_of_quadrature(draws):
     truth = np.array([trapezoid(np.where(p <= one, p, 0), grid) for one in at])
     found = prediction.tail(run, new)
     assert (np.abs(found.value - truth) <= Z * found.error).all(), (found, truth)
-    assert (found.error[:4] < 0.03).all() and found.value[4] == 0
+    assert (found.error[:4] < (0.06 if draws else 0.03)).all() and found.value[4] == 0  # 120 draws: the score errs too
 
 
 def test_equal_counts_are_no_less_probable_than_each_other():
