@@ -17,6 +17,7 @@ COMMANDS = {
     "fit": "diagnostics.commands:fit",
     "compare": "diagnostics.commands:compare",
     "calibrate": "diagnostics.commands:calibrate",
+    "predict": "diagnostics.predict:predict",
     "new": "diagnostics.authoring:new",
     "check": "diagnostics.authoring:check",
     "simulate": "diagnostics.authoring:simulate",
@@ -28,6 +29,7 @@ HELP = {
     "fit": "one posterior by one back end",
     "compare": "every applicable back end on one posterior, compared with the best reference",
     "calibrate": "whether back ends sample the right law: joint tests, ratio tests, simulation-based calibration",
+    "predict": "new observations under a saved result: densities, anomalies, components, missing entries",
     "new": "a commented model file to fill in, and its test",
     "check": "whether a model keeps the contract, identity by identity",
     "simulate": "data from a model at one draw of its prior",
@@ -129,6 +131,19 @@ def build_command(name: str, parser: Parser | None = None) -> Parser:
     if name == "new":
         add("name", metavar="NAME", nargs="?", help="of the model; a Python name")
         add("--out", metavar="FOLDER", help="where to write NAME.py and test_NAME.py; default: here")
+        return parser
+    if name == "predict":
+        add("result", metavar="RESULT.nc", help="a file that `zoo fit --out` or `zoo compare --out` left")
+        add("--data", metavar="FILE", required=True, help="new observations: a CSV, Parquet or npz file")
+        add("--column", metavar="NAME[,NAME]", help="the columns of FILE to take; default: as of the run's own data")
+        add("--missing", choices=("marginalize",), help="integrate missing entries out, and say what they may be")
+        add("--model", metavar="FILE.py:NAME", help="the model of the run, where it is not one of `zoo list`")
+        add("--set", metavar="NAME=VALUE", action="append", default=[], help="a constant of --model, in TOML syntax")
+        add(
+            "--draws", metavar="N", type=whole(1, 10**6), help="observations to simulate, for draws.csv in --out FOLDER"
+        )
+        add("--seed", metavar="N", type=whole(0, 2**63 - 1), default=0, help="of simulated observations; default: 0")
+        add("--out", metavar="FOLDER|FILE.csv", help="where to leave the predictions")
         return parser
     add("name", metavar="MODEL", nargs="?", help="a name from `zoo list`, or FILE.py:NAME as of --model")
     add("--model", metavar="FILE.py:NAME", help="in place of MODEL: a Mixture, or a function that returns one")

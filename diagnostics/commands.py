@@ -74,11 +74,9 @@ def fit(args) -> int:
     if args.out and args.backend in comparison.results:
         from diagnostics.to_arviz import to_arviz, write
 
-        settings = comparison.settings[args.backend]
+        how = {"backend": args.backend, "settings": comparison.settings[args.backend], "seed": comparison.seed}
         result = comparison.results[args.backend]
-        data = to_arviz(
-            result, comparison.model, comparison.x, backend=args.backend, settings=settings, seed=comparison.seed
-        )
+        data = to_arviz(result, comparison.model, comparison.x, data=comparison.data, **how)
         written.append(write(data, pathlib.Path(args.out) / f"{args.backend}.nc"))
     if args.json:
         print(comparison.to_json())

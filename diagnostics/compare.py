@@ -101,7 +101,8 @@ class Comparison:
         paths[0].write_text(self.to_json() + "\n")
         self.to_frame().to_csv(paths[1], index=False)
         for name, result in self.results.items():
-            data = to_arviz(result, self.model, self.x, backend=name, settings=self.settings.get(name), seed=self.seed)
+            how = {"backend": name, "settings": self.settings.get(name), "seed": self.seed, "data": self.data}
+            data = to_arviz(result, self.model, self.x, **how)
             paths.append(write(data, folder / f"{name}.nc"))
         return paths
 

@@ -31,7 +31,7 @@ NUM_RESAMPLED = 1000
 PACKAGES = ("jax", "jaxlib", "genjax", "numpyro", "tensorflow-probability", "numpy", "scipy", "arviz")
 
 
-def to_arviz(result, model, x, *, backend="", settings=None, seed=None) -> az.InferenceData:
+def to_arviz(result, model, x, *, backend="", settings=None, seed=None, data=None) -> az.InferenceData:
     """Draws, PointMass or Exact as InferenceData.
 
     Chains: `posterior`. Weighted draws: `weighted` with `log_weights`, and `posterior` of equal-weight draws resampled
@@ -39,7 +39,8 @@ def to_arviz(result, model, x, *, backend="", settings=None, seed=None) -> az.In
     with dim restart, no posterior. Exact: `posterior` when there are independent draws, and `exact` with the
     probabilities and the nodes. With a posterior come `sample_stats`, `log_likelihood` (pointwise, assignments summed
     out) and `posterior_predictive`; always `observed_data` and `constant_data`. Assignments and pointwise log
-    likelihoods are left out above C S N = 5e7; the attributes of the group say so.
+    likelihoods are left out above C S N = 5e7; the attributes of the group say so. `data`: what `Comparison.data` says
+    of a user's own observations; their columns, and the mean and sd taken out of each, are kept for predictions.
     """
     x = model.check(x)
     groups = {"observed_data": _observed(x, model), "constant_data": _constants(x, model)}
@@ -53,7 +54,7 @@ def to_arviz(result, model, x, *, backend="", settings=None, seed=None) -> az.In
             groups["weighted"] = _weighted(draws, model, x)
             draws = draws.resampled if draws.resampled is not None else resample(draws, seed or 0)
         groups |= _posterior(draws, model, x, seed or 0)
-    attributes = _attributes(result, model, x, backend, settings, seed)
+    attributes = _attributes(result, model, x, backend, settings, seed, data)
     for name in ("posterior", "weighted", "point_estimates", "exact"):
         if name in groups:
             groups[name].attrs |= attributes
@@ -276,7 +277,7 @@ def _shape(draws):
     return tuple(np.shape(first)[:2])
 
 
-def _attributes(result, model, x, backend, settings, seed):
+def _attributes(result, model, x, backend, settings, seed, data):
     sha256 = checksum(x)
     same = model.data is not None and model.data.sha256 == sha256
     draws = result.draws if isinstance(result, Exact) and result.draws is not None else result
@@ -294,6 +295,8 @@ def _attributes(result, model, x, backend, settings, seed):
         "data_name": model.data.name if same else "",
         "data_variant": model.data.variant if same else "",
         "data_sha256": sha256,
+        "data_columns": json.dumps(list((data or {}).get("columns", ()))),
+        "data_standardized": json.dumps((data or {}).get("standardized", {})),
         "cost": json.dumps(result.cost._asdict(), default=float),
         "warnings": json.dumps(list(result.warnings)),
         "interrupted": int(getattr(draws, "interrupted", False)),

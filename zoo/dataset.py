@@ -215,6 +215,7 @@ def of_table(
     keys: dict[str, tuple[int, ...]] | None = None,
     frequency: str | None = None,
     standardize: bool = False,
+    missing: bool = False,
     units: str = "",
     where: str = "the table",
     source: str = "",
@@ -225,8 +226,8 @@ def of_table(
     have, where the table has them all (in any order, in capitals or not), else all there are. `keys` asks for a dict:
     key -> shape of one row, taken from the column "key" or the columns "key[0]", "key[1]", .... `frequency` is a
     column that says how often to repeat each row. `standardize` makes each column's mean 0 and its standard deviation
-    (divisor N) 1, and records both. Raises ValueError with one sentence for an unknown column, the wrong number of
-    columns, and entries that are not finite numbers.
+    (divisor N) 1, and records both. `missing` keeps missing entries, as NaN. Raises ValueError
+    with one sentence for an unknown column, the wrong number of columns, and entries that are not finite numbers.
     """
     if frequency is not None:
         table = _repeated(table, frequency, where)
@@ -244,7 +245,7 @@ def of_table(
             f"{where} has {len(chosen)} columns ({', '.join(chosen)}) but the model takes {num_features}; "
             f"choose with --column NAME, or x[[...]] of a DataFrame"
         )
-    values = {column: tables.column(table, column, where) for column in chosen}
+    values = {column: tables.column(table, column, where, missing) for column in chosen}
     standardized = {}
     if standardize:
         for column, array in values.items():

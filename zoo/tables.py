@@ -130,8 +130,8 @@ def of_arrays(arrays: dict[str, Any]) -> Table:
     return table
 
 
-def column(table: Table, name: str, where: str) -> np.ndarray:
-    """A column as finite float64 numbers, or ValueError with one sentence; `where` names the table."""
+def column(table: Table, name: str, where: str, missing: bool = False) -> np.ndarray:
+    """A column as finite float64 numbers, with `missing` NaN too, or ValueError; `where` names the table."""
     cells = table[name]
     values = [number(cell) for cell in cells] if isinstance(cells, list) else _floats(cells)
     bad = next((n for n, value in enumerate(values) if value is None), None)
@@ -141,7 +141,7 @@ def column(table: Table, name: str, where: str) -> np.ndarray:
         mixed = "; all its entries are text, write codes 0, 1, ..." if every else f"; {words} of {len(values)} are text"
         raise ValueError(f"{where}: column {name!r}, data row {bad + 1} is {str(cells[bad])!r}, not a number{mixed}")
     array = np.array(values, dtype=np.float64)
-    bad = next(iter(np.flatnonzero(~np.isfinite(array))), None)
+    bad = next(iter(np.flatnonzero(~np.isfinite(array) & ~(missing & np.isnan(array)))), None)
     if bad is not None:
         raise ValueError(f"{where}: column {name!r}, data row {bad + 1} is {str(cells[bad])!r}; remove or impute it")
     return array
