@@ -100,6 +100,7 @@ def test_a_folder_gets_predictions_and_the_density_on_a_grid(files, capsys):
     assert len(drawn) == 30 and all((float(r["weight"]) > 425) == (r["component"] == "1") for r in drawn)
 
 
+@pytest.mark.slow
 def test_missing_entries_are_filled_in_by_mean_and_sd(files, capsys):
     out = run(f"{files['faithful']} --data {files['pairs']} --missing marginalize --json", capsys).out
     rows = json.loads(out)["rows"]

@@ -290,7 +290,10 @@ def test_one_component_by_hand_is_the_textbook_conditional():
     np.testing.assert_allclose(found.covariance[0, 1, 1], 9 - 9 / 4, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["faithful", "wine", "scotch", "penguin_classes", "athletes", "tone"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("faithful", "scotch", "penguin_classes", "athletes")]
+
+
+@pytest.mark.parametrize("name", ["wine", "tone", *SLOW])
 def test_with_nothing_missing_the_masked_table_is_the_models(name):
     model = zoo.MODELS[name]
     x = jax.tree.map(lambda leaf: np.asarray(leaf)[:3], model.check(model.data.x))
@@ -303,6 +306,7 @@ def test_with_nothing_missing_the_masked_table_is_the_models(name):
     )
 
 
+@pytest.mark.slow
 def test_a_missing_category_is_summed_over_and_a_missing_bit_too():
     model = zoo.MODELS["penguin_classes"]
     params = {k: v[0] for k, v in model.prior_draws(jax.random.key(1), 2).items()}

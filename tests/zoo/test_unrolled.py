@@ -139,6 +139,7 @@ def test_rows_of_a_parameter_are_in_the_order_of_the_components():
     assert abs(found - (prior + 2 * np.log(0.7) + np.log(0.3) - 3 * np.log(2 * np.sqrt(2 * np.pi)))) < 1e-9
 
 
+@pytest.mark.slow
 def test_shared_parameters_and_hyperparameters_keep_their_own_addresses():
     @gen
     def model():
@@ -157,6 +158,7 @@ def test_shared_parameters_and_hyperparameters_keep_their_own_addresses():
     assert np.isfinite(each(found.log_joint)(params, z, x)).all()
 
 
+@pytest.mark.slow
 def test_counts_and_waiting_times_work_as_weights_do():
     @gen
     def queues():
