@@ -140,6 +140,7 @@ def test_stored_sorted_means_are_those_of_quadrature(model):
         assert abs(means[k] - mean) < 2 * error and abs(sds[k] - sd) < 2 * error
 
 
+@pytest.mark.slow
 def test_a_stored_run_judges_every_back_end_but_its_own():
     model = MODELS["coffee_full"]
     reference = stored_reference(model, model.data.x)

@@ -159,6 +159,7 @@ def test_a_model_with_a_site_that_is_not_conjugate_is_refused_by_the_name_of_the
         fit(MODELS["three_gaussians"], "cavi")
 
 
+@pytest.mark.slow
 def test_a_comparison_shows_the_bound_and_how_much_too_small_the_spread_is():
     found = compare(FULL, ["enumeration", "cavi"], FEW, seed=1)
     entry = found.backends["cavi"]

@@ -237,7 +237,11 @@ FAMILIES |= SHARED
 COLLAPSED = [name for name, (_, _, whole) in FAMILIES.items() if whole]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+LONG = ("Normal-Wishart", "Poisson counts", "binomial items", "categorical items", "common precision")
+EACH = [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in FAMILIES]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_the_rules_are_found_and_have_the_ratios_of_the_joint(name):
     model, expected, _ = FAMILIES[name]
     assert {rule.site: rule.name for rule in conjugacy.rules(model)} == expected
@@ -270,7 +274,7 @@ def test_all_parameters_are_integrated_out_only_where_that_is_one_law(name):
 
 
 @pytest.mark.parametrize("prior", [True, False])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH)
 def test_every_m_step_is_stationary_and_beats_its_neighbours(name, prior):
     model = FAMILIES[name][0]
     params, z, x = model.simulate(jax.random.key(3), 40)

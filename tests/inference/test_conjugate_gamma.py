@@ -50,13 +50,16 @@ NAMES = {"poisson": "Gamma rate, Poisson", "exponential": "Gamma rate, exponenti
 X = {"poisson": [0.0, 3.0, 7.0, 2.0], "exponential": [0.1, 2.0, 0.7, 0.3], "precision": [3.3, 1.0, 2.9, 4.2]}
 
 
+EACH = [pytest.param(name, marks=pytest.mark.slow if name == "poisson" else ()) for name in MODELS]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_rule_is_found_and_has_the_ratios_of_the_joint(name):
     assert [rule.name for rule in conjugacy.rules(MODELS[name])] == [NAMES[name]]
     assert calibration.ratio_test(MODELS[name], jax.random.key(0))["rates"] < 1e-12
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EACH)
 def test_gibbs_leaves_the_joint_law_invariant(name):
     result = calibration.joint_test(MODELS[name], gibbs.build(MODELS[name], 0), jax.random.key(1))
     assert result.passed, result
@@ -73,7 +76,7 @@ def log_subset(name, x, a, b):
     return a * np.log(b) - gammaln(a) + gammaln(a + c) - (a + c) * np.log(b + t) + constant
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EACH)
 def test_gibbs_has_the_enumerated_probability_that_two_observations_share_a_component(name):
     x = X[name]
     masses, together = [], []

@@ -201,6 +201,7 @@ def test_ctrl_c_keeps_the_finished_blocks():
     assert abs(draws.log_evidence - KNOWN["bento"]) < 4 * draws.log_evidence_se
 
 
+@pytest.mark.slow
 def test_float32_gives_the_same_evidence_within_its_error():
     model = bento(scale=43.0)  # a model of its own: shapes and dtypes are remembered with the model
     with disable_x64():

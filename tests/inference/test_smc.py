@@ -235,6 +235,7 @@ def test_a_comparison_judges_runs_by_their_spread():
     assert verdicts.failures(rows, degrees=7) == []
 
 
+@pytest.mark.slow
 def test_float32_gives_the_evidence_of_quadrature():
     model = bento(scale=2.0, prior_mean=400.0, prior_sd=50.000002)  # a model of its own: dtypes are remembered with it
     with disable_x64():

@@ -37,6 +37,7 @@ def test_the_derived_twin_has_the_density_and_gradient_of_the_hand_written_one(n
         np.testing.assert_allclose(one, other, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_nuts_on_the_derived_twin_is_nuts_on_the_hand_written_one():
     settings = dict(num_chains=2, num_warmup=100, num_draws=100, seed=1)
     hand, derived = (
