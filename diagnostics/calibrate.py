@@ -1,7 +1,10 @@
 """The table of proofs: ratio tests, joint tests and simulation-based calibration, models x back ends."""
 
+import collections
 import inspect
+import pathlib
 import platform
+import subprocess
 import time
 import zlib
 from importlib.metadata import version
@@ -31,9 +34,10 @@ class Row(NamedTuple):
     backend: str
     kind: str
     joint: Any = None  # JointTest, or None where the back end has no kernel
-    sbc: Any = None  # Calibration, or None where it returns no draws, or is a further kernel of its back end
+    sbc: Any = None  # Calibration, or None of a further kernel of its back end, or of a model whose kernels alone count
     failed: str = ""  # the error, where it stopped
     seconds: float = 0.0
+    commit: str = ""  # of the code that measured it; empty outside a git checkout, and of rows from before it was kept
 
     def at(self, joint_level, sbc_level) -> "Row":
         """The same figures against other bounds."""
@@ -70,9 +74,14 @@ class Table(NamedTuple):
         return all(error < RATIO for error in self.ratios[name].values())
 
 
-def default_models() -> list:
+def ranked_models() -> list:
     """The named models at their wide constants, and bento with weights that tell its labels apart."""
     return [*map(calibration.wide, calibration.NAMED), calibration.wide("bento", weights=(0.7, 0.3))]
+
+
+def other_models() -> list:
+    """Every other model of the zoo at its wide constants: their kernels have joint tests, and no back end is ranked."""
+    return [calibration.wide(name) for name in zoo.MODELS if name not in calibration.NAMED]
 
 
 def served(model) -> dict[str, str | None]:
@@ -88,38 +97,39 @@ def returns_draws(backend) -> bool:
 
 
 def calibrate(
-    models, backends=None, seed=0, quick=False, num_datasets=None, progress=None, on_row=None, kept=()
+    models, backends=None, seed=0, quick=False, num_datasets=None, progress=None, on_row=None, kept=(), joint_only=()
 ) -> Table:
-    """The table for `models` and `backends` (default: all that serve each).
+    """The table for `models` and `backends` (default: all that serve each); joint tests alone of models `joint_only`.
 
     As it runs progress(cell, done, total), and after each row on_row(table so far). `kept` are rows of an earlier table
     with this seed: their cells are not run again, whatever their number of data sets, which the row shows. Bounds are
     those of the whole table, whatever `backends`.
     """
     cells = [
-        (model, name, label)
-        for model in models
+        (model, name, label, ranked and not label)
+        for ranked, each in ((True, models), (False, joint_only))
+        for model in each
         for name, reason in served(model).items()
-        if reason is None
+        if reason is None and (ranked or calibration.has_kernel(name))
         for label in ("", *calibration.MOVES.get(name, {}))
     ]
-    each_joint = LEVEL / max(sum(calibration.has_kernel(name) for _, name, _ in cells), 1)
-    each_ranked = LEVEL / max(sum(sbc.num_quantities(model) for model, _, label in cells if not label), 1)
+    each_joint = LEVEL / max(sum(calibration.has_kernel(name) for _, name, _, _ in cells), 1)
+    each_ranked = LEVEL / max(sum(sbc.num_quantities(model) for model, _, _, ranked in cells if ranked), 1)
     earlier = {(row.model, row.backend): row.at(each_joint, each_ranked) for row in kept}
     chosen = [c for c in cells if backends is None or c[1] in backends or (c[0].name, c[1] + c[2]) in earlier]
-    ratios = {model.name: calibration.ratio_test(model, jax.random.key(seed)) for model in models}
+    ratios = {model.name: calibration.ratio_test(model, jax.random.key(seed)) for model in (*models, *joint_only)}
     table = Table({name: found for name, found in ratios.items() if found}, [], seed, quick, len(chosen))
-    for model, name, label in chosen:
+    for model, name, label, ranked in chosen:
         began = time.perf_counter()
         row = earlier.get((model.name, name + label))
         if row is None:
-            row = Row(model.name, name + label, inference.TABLE[name][1])
+            row = Row(model.name, name + label, inference.TABLE[name][1], commit=commit())
             told = progress and (lambda done, total, cell=f"{model.name} {name}": progress(cell, done, total))
             datasets = num_datasets or (QUICK_DATASETS if quick else MANY.get(model.name, DATASETS))
             try:
                 if calibration.has_kernel(name):
                     row = row._replace(joint=_joint(model, name, label, seed, quick, each_joint))
-                if not label:
+                if ranked:
                     row = row._replace(sbc=_calibrated(model, name, seed, datasets, each_ranked, told))
             except Exception as error:  # the rest of the table stands
                 row = row._replace(failed=" ".join(f"{type(error).__name__}: {error}".split()))
@@ -156,11 +166,11 @@ NOTES = """\
   exact draws of parameters, assignments and 8 observations ({others}), a few steps of the kernel, paired
   differences of functionals: z of the worst. The bound is familywise .01 over the table. A kernel that does not move
   fails.
-- **SBC** of every back end whole: simulated data sets of 10 observations, the generating value of each
-  quantity ranked among {ranked} draws: the smallest exact p-value of the ranks' empirical distribution function. The
-  bound is Bonferroni's at .01 over the table. A failing cell is run once more with a new seed and {again} times the
-  data sets, which decide. *Not established*: more than 2 percent of the data sets were dropped, because chains had
-  not mixed or weights had collapsed, or the thinned draws stayed correlated.
+- **SBC** of every back end whole, on the first models: simulated data sets of 10 observations, the generating value
+  of each quantity ranked among {ranked} draws: the smallest exact p-value of the ranks' empirical distribution
+  function. The bound is Bonferroni's at .01 over the table. A failing cell is run once more with a new seed and {again}
+  times the data sets, which decide. *Not established*: more than 2 percent of the data sets were dropped, because
+  chains had not mixed or weights had collapsed, or the thinned draws stayed correlated.
 - **Ratio test** of every conjugate conditional against the joint density: largest relative error.
 - Models have constants at which 8 observations and the prior weigh alike: they are in the names.
 - Approximations are expected to fail SBC, and the table says so. Points and grids have no draws to rank.
@@ -189,6 +199,17 @@ def versions() -> str:
     return f"mixture-zoo {zoo.__version__}, Python {platform.python_version()}, {packages}"
 
 
+def commit() -> str:
+    """The commit of the running code, "-dirty" behind it where files differ; empty outside a git checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    here = pathlib.Path(zoo.__file__).parent
+    try:
+        found = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found.stdout.strip()
+
+
 def markdown(table: Table, command: str) -> str:
     """The table as a page, with what made it."""
     share = QUICK if table.quick else 1
@@ -198,6 +219,7 @@ def markdown(table: Table, command: str) -> str:
         "# Proof of the samplers",
         "",
         f"Made by `{command}` in {table.seconds / 60:.0f} minutes; seed {table.seed}; {versions()}.",
+        _commits(table.rows),
         *([f"Unfinished: {len(table.rows)} of {table.num_cells} cells."] if len(table.rows) < table.num_cells else []),
         "",
         NOTES.format(joint=20_000 // share, others=others, ranked=sbc.NUM_RANKED, again=AGAIN),
@@ -212,12 +234,18 @@ def markdown(table: Table, command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _commits(rows) -> str:
+    """Which code measured how many rows."""
+    counted = collections.Counter(row.commit or "one before commits were kept" for row in rows)
+    return f"Rows by commit: {', '.join(f'{name} ({count})' for name, count in counted.items())}."
+
+
 def as_json(table: Table) -> dict:
     """The table as one JSON document."""
 
     def one(row):
         found: dict[str, Any] = {"model": row.model, "backend": row.backend, "kind": row.kind, "ok": row.ok}
-        found |= {"seconds": row.seconds, "failed": row.failed}
+        found |= {"seconds": row.seconds, "failed": row.failed, "commit": row.commit}
         if row.joint is not None:
             z = dict(zip(row.joint.names, map(float, row.joint.z), strict=True))
             found["joint"] = {"passed": row.joint.passed, "threshold": row.joint.threshold, "level": row.joint.level}
@@ -253,6 +281,7 @@ def rows_of(document: dict) -> list[Row]:
             p = np.array(list(ranked["p"].values()))
             sizes = ranked["num_datasets"], ranked["num_dropped"], ranked["autocorrelation"], ranked["conjugacy_error"]
             ranked = sbc.Calibration(tuple(ranked["p"]), p, np.zeros((0, len(p)), int), *sizes, ranked["level"])
-        return Row(row["model"], row["backend"], row["kind"], joint, ranked, "", row["seconds"])
+        about = row["model"], row["backend"], row["kind"]
+        return Row(*about, joint, ranked, "", row["seconds"], row.get("commit", ""))
 
     return [one(row) for row in document["rows"] if not row["failed"]]

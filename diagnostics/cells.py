@@ -1,21 +1,22 @@
-"""Every back end on every model of the zoo with default settings, and how each cell ends, as one page.
+"""Back ends on models of the zoo with default settings, and how each cell ends, as one page.
 
-python -m diagnostics.cells [FILE.md] [MODEL ...]
+python -m diagnostics.cells [--backends B,...] [FILE.md] [MODEL ...]
 """
 
+import argparse
 import pathlib
 import sys
 import time
 
 import inference
 import zoo
-from diagnostics.calibrate import versions
+from diagnostics.calibrate import commit, versions
 from diagnostics.compare import Comparison, compare
 
 HEAD = """\
 # Every back end on every model
 
-Made by `{command}` in {minutes:.0f} minutes with seed 0 and default settings; {versions}.
+Made by `{command}` in {minutes:.0f} minutes with seed 0 and default settings; {versions}, commit {commit}.
 
 Each cell ends as *mixed* or *not mixed*, *usable* or *not usable*, *exact*, *at the MAP*, or *refused*, with the
 reason; what agrees was held against the reference named with the model.
@@ -35,24 +36,48 @@ def rows_of(comparison: Comparison) -> list[str]:
     return rows
 
 
-def page(names, command, progress=print) -> str:
-    """Runs every back end on the models `names`; the page in Markdown."""
-    began, lines = time.perf_counter(), []
+def not_mixed(comparison: Comparison) -> list[str] | None:
+    """The Markov chain back ends that serve the model and did not end mixed; None where there is none to serve it."""
+    chains = {
+        name: entry
+        for name, entry in comparison.backends.items()
+        if inference.TABLE[name][1] == "mcmc" and entry["status"] != "refused"
+    }
+    return [name for name, entry in chains.items() if not entry["usable"]] if chains else None
+
+
+def page(names, command, backends=None, progress=print) -> str:
+    """Runs `backends` (default: all) on the models `names`; the page in Markdown, which chains mixed on top."""
+    began, lines, mixed, rest = time.perf_counter(), [], [], []
     for name in names:
-        comparison = compare(zoo.MODELS[name], list(inference.BACKENDS), seed=0)
+        comparison = compare(zoo.MODELS[name], backends or list(inference.BACKENDS), seed=0)
         reference = comparison.reference
         known = f"{reference.kind}, {reference.source}" if reference.values else "none"
         lines += ["", f"## {name}", "", f"Reference: {known}.", "", "| back end | compile + run s | how it ends |"]
         lines += ["| --- | --- | --- |", *rows_of(comparison)]
+        missing = not_mixed(comparison)
+        if missing == []:
+            mixed.append(name)
+        elif missing:
+            rest.append(f"{name} ({', '.join(missing)})")
         progress(f"{name}: {time.perf_counter() - began:.0f} s")
     minutes = (time.perf_counter() - began) / 60
-    return "\n".join([HEAD.format(command=command, minutes=minutes, versions=versions()).rstrip(), *lines]) + "\n"
+    head = HEAD.format(command=command, minutes=minutes, versions=versions(), commit=commit() or "unknown")
+    summary = [f"**Mixed under every Markov chain that serves them** ({len(mixed)}): {', '.join(mixed) or 'none'}."]
+    if rest:
+        summary += ["", f"Not mixed somewhere ({len(rest)}), the reasons below: {', '.join(rest)}."]
+    return "\n".join([head, *summary, *lines]) + "\n"
 
 
 def main(arguments: list[str]) -> None:
-    file, *names = arguments or ["docs/backends.md"]
+    parser = argparse.ArgumentParser(prog="python -m diagnostics.cells")
+    parser.add_argument("--backends", help="names with commas between them; default all")
+    parser.add_argument("file", nargs="?", default="docs/backends.md")
+    parser.add_argument("models", nargs="*", help="default all")
+    args = parser.parse_args(arguments)
     command = " ".join(["python -m diagnostics.cells", *arguments])
-    pathlib.Path(file).write_text(page(names or list(zoo.MODELS), command))
+    backends = args.backends and args.backends.split(",")
+    pathlib.Path(args.file).write_text(page(args.models or list(zoo.MODELS), command, backends), encoding="utf-8")
 
 
 if __name__ == "__main__":

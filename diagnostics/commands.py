@@ -149,13 +149,14 @@ def calibrate(args) -> int:
     from diagnostics import calibrate, calibration
 
     if everything:
-        models = calibrate.default_models()
+        models, others = calibrate.ranked_models(), calibrate.other_models()
     else:
+        others = []
         models = [calibration.wide(args.name, **constants) if args.name else chosen_model(args, constants)]
     for name in backends or ():
         if not calibrate.returns_draws(name):
             raise ValueError(f"{name} returns no draws, so there is nothing to calibrate")
-        reasons = [calibrate.served(model)[name] for model in models]
+        reasons = [calibrate.served(model)[name] for model in [*models, *others]]
         if None not in reasons:
             print(f"zoo calibrate: {name} refuses {models[0].name}: {reasons[0]}", file=sys.stderr)
             return 1
@@ -167,7 +168,7 @@ def calibrate(args) -> int:
 
     with tables.progress_bars(not (args.quiet or args.json)) as progress:
         how = dict(num_datasets=args.datasets, progress=progress, on_row=write, kept=calibrate.rows_of(kept))
-        table = calibrate.calibrate(models, backends, args.seed, args.quick, **how)
+        table = calibrate.calibrate(models, backends, args.seed, args.quick, joint_only=others, **how)
     if args.json:
         print(json.dumps({"command": "calibrate", **calibrate.as_json(table)}, indent=1, ensure_ascii=False))
     else:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diagnostics import calibrate, calibration, sbc
+from zoo import MODELS
 
 
 def calibrated(p=0.5, num_dropped=0, autocorrelation=0.0, conjugacy_error=0.0, num_simulated=200):
@@ -91,7 +92,7 @@ def test_the_page_names_command_seed_versions_and_every_cell():
         "| bento | means | 3.0e-16 |",
     ):
         assert words in text, text
-    assert "Unfinished" not in text
+    assert "Unfinished" not in text and "Rows by commit: one before commits were kept (4)." in text
     assert "Unfinished: 4 of 9 cells." in calibrate.markdown(table._replace(num_cells=9), "zoo calibrate")
     assert calibrate.as_json(table)["ok"] is False and len(calibrate.as_json(table)["rows"]) == 4
 
@@ -116,7 +117,23 @@ def test_kept_rows_are_not_measured_again(monkeypatch):
     assert [r.backend for r in table.rows] == ["gibbs", "importance"] and table.num_cells == 2
 
 
-def test_the_table_covers_every_named_model():
-    names = [model.name for model in calibrate.default_models()]
+def test_the_table_covers_every_model():
+    names = [model.name for model in calibrate.ranked_models()]
     assert len(set(names)) == len(names) == len(calibration.NAMED) + 1
     assert all(any(name.startswith(model) for name in names) for model in calibration.NAMED)
+    others = [model.name.partition("[")[0] for model in calibrate.other_models()]
+    assert {*others, *calibration.NAMED} == set(MODELS) and len(others) + len(calibration.NAMED) == len(MODELS)
+
+
+def test_kernels_of_other_models_have_joint_tests_and_no_ranks(monkeypatch):
+    monkeypatch.setattr(sbc, "sbc", lambda *args, **kwargs: calibrated())
+    monkeypatch.setattr(calibration, "joint_test", lambda *args, **kwargs: joint())
+    ranked, other = calibration.wide("bento_known"), calibration.wide("bento_known", weights=(0.6, 0.4))
+    table = calibrate.calibrate([ranked], ["gibbs", "importance"], joint_only=[other])
+    cells = [(r.model, r.backend, r.joint is None, r.sbc is None) for r in table.rows]
+    assert cells == [
+        (ranked.name, "gibbs", False, False),
+        (ranked.name, "importance", True, False),
+        (other.name, "gibbs", False, True),
+    ]
+    assert all(r.commit == calibrate.commit() for r in table.rows)
