@@ -40,6 +40,13 @@ SETTINGS: dict[str, dict] = {
     "enumeration": dict(num_chains=1, num_draws=NUM_RANKED),
 }
 
+# (model, back end) that take longer to mix on ten observations: settings before those
+LONG: dict[tuple[str, str], dict] = {
+    ("three_gaussians", "metropolis"): dict(num_warmup=1000, num_draws=1000),
+    ("three_gaussians", "nuts"): dict(num_warmup=1000, num_draws=1000, target_accept=0.9),
+    ("three_gaussians", "smc"): dict(num_particles=2048),
+}
+
 
 class Calibration(NamedTuple):
     """What the ranks of one back end on one model say. Q quantities, R data sets not dropped."""
@@ -100,7 +107,7 @@ def sbc(model, backend, seed, *, num_datasets=200, n=10, level=0.01, progress=No
     """
     rng = np.random.default_rng([seed, zlib.crc32(f"{model.name} {backend}".encode())])
     truths, assignments, data = simulated(model, jax.random.key(int(rng.integers(2**62))), num_datasets, n)
-    kind, settings = inference.TABLE[backend][1], settings_of(backend)
+    kind, settings = inference.TABLE[backend][1], settings_of(model, backend)
     rows, correlations, names, dropped, conjugacy_error = [], [], (), 0, 0.0
     for i in range(num_datasets):
         take = lambda tree: jax.tree.map(lambda leaf: leaf[i], tree)  # noqa: B023
@@ -125,10 +132,11 @@ def sbc(model, backend, seed, *, num_datasets=200, n=10, level=0.01, progress=No
     return Calibration(names, p, ranks, num_datasets, dropped, autocorrelation, conjugacy_error, level)
 
 
-def settings_of(backend) -> dict:
+def settings_of(model, backend) -> dict:
     """Settings of a run on one small data set."""
     known = inspect.signature(inference.BACKENDS[backend].run).parameters
-    return SETTINGS.get(backend, {name: value for name, value in SHORT.items() if name in known})
+    settings = SETTINGS.get(backend, {name: value for name, value in SHORT.items() if name in known})
+    return settings | LONG.get((model.name.partition("[")[0], backend), {})
 
 
 def simulated(model, key, num_datasets, n):
@@ -168,7 +176,8 @@ def _programs(model):
         at_points = model.pointwise_log_likelihood(params, points)
         found = {"log likelihood": model.log_likelihood(params, x), "log prior": model.log_prior(params)}
         if order is not None:
-            found |= {f"sorted {order}[{k}]": atom for k, atom in enumerate(jnp.sort(params[order]))}
+            atoms = {**model.derived(params), **params}[order]
+            found |= {f"sorted {order}[{k}]": atom for k, atom in enumerate(jnp.sort(atoms))}
         return found | {f"log density at point {i}": value for i, value in enumerate(at_points)}
 
     each = jax.vmap(jax.vmap(summed_out, (0, None)), (0, None))

@@ -218,6 +218,12 @@ def _ready(function, tree, shapes, args):
 _PROGRAMS: dict = {}  # program and its bytes, one per (function, shapes); functions are cached per (model, settings)
 
 
+def forget_programs():
+    """Frees every compiled program, JAX's own included; what is needed again compiles again."""
+    _PROGRAMS.clear()
+    jax.clear_caches()
+
+
 def program_bytes(program) -> int:
     """Arguments + outputs + temporaries of a compiled program, as XLA reports them; 0 where it does not."""
     sizes = program.memory_analysis()

@@ -22,8 +22,7 @@ def forget_programs():
     if statm.is_file() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > MOST:
         from inference import loop
 
-        loop._PROGRAMS.clear()
-        jax.clear_caches()
+        loop.forget_programs()
         gc.collect()
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)  # else the freed pages stay with the process
