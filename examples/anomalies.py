@@ -47,7 +47,7 @@ if __name__ == "__main__":
     learnt, new, diagnosis, words = patients()
     model = MODELS["thyroid"]
 
-    draws = fit(model, "gibbs", x=learnt, seed=1, num_draws=500)
+    draws = fit(model, "gibbs", x=learnt, seed=1, num_draws=500, num_chains=2)
     posterior = saved.of_data(to_arviz(draws, model, learnt, backend="gibbs"), model)
     density = prediction.log_predictive(posterior, new)
     tail = prediction.tail(posterior, new, density=density)
@@ -66,19 +66,20 @@ if __name__ == "__main__":
     matplotlib.rcParams.update(STYLE)
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    edge = (density.value[called].max() + density.value[~called].min()) / 2  # the score falls with the density
+    surprise = -density.value
+    edge = (surprise[called].min() + surprise[~called].max()) / 2  # the rarer, the more surprising
     jitter = np.random.default_rng(0).uniform(-0.3, 0.3, len(new))
     rows = ("Normal", "Hyper", "Hypo")
     for row, word in enumerate(rows):
         own = diagnosis == words.index(word)
-        left.plot(density.value[own], row + jitter[own], "os^"[row], color=COLOURS[row], ms=4, alpha=0.7, mew=0)
-    left.axvline(edge, color=INK, lw=1, ls="--", label=f"tail probability {LEVEL}: anomalies are to the left")
-    left.set_xscale("symlog", linthresh=10)
+        left.plot(surprise[own], row + jitter[own], "os^"[row], color=COLOURS[row], ms=4, alpha=0.7, mew=0)
+    left.axvline(edge, color=INK, lw=1, ls="--")
+    left.text(1.06 * edge, -0.45, f"tail probability below {LEVEL}:\nan anomaly", va="top")
+    left.set_xscale("log")
     left.set_yticks(range(3), [f"{word}\n({(diagnosis == words.index(word)).sum()} patients)" for word in rows])
-    left.invert_yaxis()
-    left.set_xlabel("log predictive density of a patient's five tests (symmetric log scale)")
+    left.set_ylim(2.5, -0.5)
+    left.set_xlabel("minus log predictive density of a patient's five tests")
     left.set_title("held-out patients by diagnosis")
-    left.legend(loc="upper left")
 
     levels = np.geomspace(1e-3, 0.5, 200)
     below = tail.value < levels[:, None]
@@ -87,8 +88,8 @@ if __name__ == "__main__":
     right.axvline(LEVEL, color=INK, lw=1, ls="--")
     right.set_xscale("log")
     right.set_ylim(0, 1.03)
-    right.set_xlabel("tail probability below which a patient is called")
-    right.set_title("where the line is drawn")
+    right.set_xlabel("tail probability below which a patient is an anomaly")
+    right.set_title("what if the line is drawn elsewhere")
     right.legend(loc="lower right")
     figure.suptitle(
         f"Learnt from {NUM_TRAINED} healthy patients: {hits} of {ill.sum()} ill ones stand out, "

@@ -1,8 +1,8 @@
 """Kinds of customers: which brands of Scotch 2,218 households bought in a year, and who buys what.
 
-Fitted is the zoo's `scotch` model (zoo/models/latent_class.py), by EM: a household belongs to one of three segments,
-and a segment buys brand j with a probability of its own, whatever else is bought. With flat priors the mode is the
-maximum of the likelihood; standard errors are from the observed information there.
+Fitted is the zoo's `scotch` model (zoo/models/latent_class.py), which says that a household belongs to one of three segments,
+and that a segment buys brand j with a probability of its own, whatever else is bought. EM climbs to
+the maximum of the likelihood; standard errors are those of the observed information there.
 
 Data: Simmons Study of Media and Markets 1997; Edwards & Allenby 2003, Journal of Marketing Research 40.
 
@@ -52,8 +52,8 @@ if __name__ == "__main__":
         right.errorbar(probs[k], rows, xerr=probs_error[k], **style)
         left.bar(place + 1, weights[k], yerr=weights_error[k], color=COLOURS[place], ecolor=INK, capsize=3)
     right.set_yticks(rows, brands)
-    right.invert_yaxis()
-    right.set_xlim(0, 1)
+    right.set_ylim(len(brands) - 0.4, -0.6)
+    right.set_xlim(-0.01, 0.9)
     right.set_xlabel("probability of buying the brand within a year (± standard error)")
     right.set_title("what each segment buys")
     right.legend(loc="lower right")
@@ -61,7 +61,7 @@ if __name__ == "__main__":
     left.set_xlabel("segment")
     left.set_ylabel("share of the households (± standard error)")
     left.set_title("how large it is")
-    figure.suptitle("Three kinds of households by the Scotch that they buy", fontweight="bold")
+    figure.suptitle("Most households buy few blends, some single malts, and a few of them all", fontweight="bold")
     out = pathlib.Path("out/examples")
     out.mkdir(parents=True, exist_ok=True)
     figure.savefig(out / "customers.png", dpi=150)

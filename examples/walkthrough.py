@@ -64,6 +64,7 @@ if __name__ == "__main__":
     top.set_title("three components, each scaled by its weight")
     middle.set_title("the marginal density: their sum")
     bottom.set_title("a thousand points, and the density that NUTS finds from them")
+    top.set_xlim(7, 23)
     for axis in (top, middle, bottom):
         axis.set_ylabel("density")
         axis.legend(loc="upper right")
