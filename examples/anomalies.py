@@ -47,7 +47,7 @@ if __name__ == "__main__":
     learnt, new, diagnosis, words = patients()
     model = MODELS["thyroid"]
 
-    draws = fit(model, "gibbs", x=learnt, seed=1, num_draws=500, num_chains=2)
+    draws = fit(model, "gibbs", x=learnt, seed=1)
     posterior = saved.of_data(to_arviz(draws, model, learnt, backend="gibbs"), model)
     density = prediction.log_predictive(posterior, new)
     tail = prediction.tail(posterior, new, density=density)
@@ -59,12 +59,15 @@ if __name__ == "__main__":
     print(f"recall: {hits} of {ill.sum()} ill = {recall:.3f} ± {error(recall, ill.sum()):.3f}")
     print(f"precision: {hits} of {called.sum()} called = {precision:.3f} ± {error(precision, called.sum()):.3f}")
     print(f"false alarms: {alarms} of {(~ill).sum()} healthy = {healthy:.3f} (to be expected: {LEVEL})")
+    near = np.abs(tail.value - LEVEL) < 2 * tail.error
+    print(f"undecided: {near.sum()} tail probabilities within two standard errors of {LEVEL}")
     for word in words:
         own = diagnosis == words.index(word)
-        print(f"{word}: {(called & own).sum()} of {own.sum()} called, median log density {np.median(density.value[own]):.1f}")
+        typical = np.median(density.value[own])
+        print(f"{word}: {(called & own).sum()} of {own.sum()} called, median log density {typical:.1f}")
 
     matplotlib.rcParams.update(STYLE)
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     surprise = -density.value
     edge = (surprise[called].min() + surprise[~called].max()) / 2  # the rarer, the more surprising
@@ -84,11 +87,13 @@ if __name__ == "__main__":
     levels = np.geomspace(1e-3, 0.5, 200)
     below = tail.value < levels[:, None]
     right.plot(levels, (below & ill).sum(axis=1) / ill.sum(), color=COLOURS[0], lw=2, label="recall")
-    right.plot(levels, (below & ill).sum(axis=1) / below.sum(axis=1), color=COLOURS[1], lw=2, ls="--", label="precision")
+    right.plot(
+        levels, (below & ill).sum(axis=1) / below.sum(axis=1), color=COLOURS[1], lw=2, ls="--", label="precision"
+    )
     right.axvline(LEVEL, color=INK, lw=1, ls="--")
     right.set_xscale("log")
     right.set_ylim(0, 1.03)
-    right.set_xlabel("tail probability below which a patient is an anomaly")
+    right.set_xlabel("threshold on the tail probability")
     right.set_title("what if the line is drawn elsewhere")
     right.legend(loc="lower right")
     figure.suptitle(

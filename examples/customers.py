@@ -1,8 +1,8 @@
 """Kinds of customers: which brands of Scotch 2,218 households bought in a year, and who buys what.
 
-Fitted is the zoo's `scotch` model (zoo/models/latent_class.py), which says that a household belongs to one of three segments,
-and that a segment buys brand j with a probability of its own, whatever else is bought. EM climbs to
-the maximum of the likelihood; standard errors are those of the observed information there.
+Fitted is the zoo's `scotch` model (zoo/models/latent_class.py): a household belongs to one of three segments, and a
+segment buys brand j with a probability of its own, whatever else is bought. EM climbs to the maximum of the likelihood;
+standard errors are those of the observed information there.
 
 Data: Simmons Study of Media and Markets 1997; Edwards & Allenby 2003, Journal of Marketing Research 40.
 
@@ -38,7 +38,9 @@ if __name__ == "__main__":
     brands = [shown(name) for name in model.data.feature_names]
     segments = np.argsort(-weights)
     for place, k in enumerate(segments):
-        print(f"segment {place + 1}: {weights[k]:.4f} ± {weights_error[k]:.4f}, {probs[k].sum():.2f} brands a household")
+        print(
+            f"segment {place + 1}: {weights[k]:.4f} ± {weights_error[k]:.4f}, {probs[k].sum():.2f} brands a household"
+        )
         most = np.argsort(-probs[k])[:4]
         print("    " + ", ".join(f"{brands[j]} {probs[k, j]:.2f}" for j in most))
 
@@ -61,7 +63,9 @@ if __name__ == "__main__":
     left.set_xlabel("segment")
     left.set_ylabel("share of the households (± standard error)")
     left.set_title("how large it is")
-    figure.suptitle("Most households buy few blends, some single malts, and a few of them all", fontweight="bold")
+    figure.suptitle(
+        "Most households buy a few blends, a quarter single malts, one in twenty nearly all", fontweight="bold"
+    )
     out = pathlib.Path("out/examples")
     out.mkdir(parents=True, exist_ok=True)
     figure.savefig(out / "customers.png", dpi=150)

@@ -6,10 +6,10 @@
     z[n]      ~ Categorical(weights)
     x[n]      ~ MultivariateNormal(means[z[n]], precision^-1)
 
-x[n] is the colour of pixel n; where it lies in the picture is not part of the model. Light and shade stretch all colours
-in one direction, which the common covariance learns, so that segments differ in hue. The mixture is fitted, by EM,
-to 2,000 of the 273,280 pixels, drawn at random; then all of them are classified. The photograph, of a palace in Beijing,
-comes with scikit-learn (`load_sample_image("china.jpg")`).
+x[n] is the colour of pixel n; where it lies in the picture is not part of the model. Light and shade stretch all
+colours in one direction, which the common covariance learns, so that segments differ in hue. The mixture is fitted, by
+EM, to 1,000 of the 273,280 pixels, drawn at random; then all of them are classified. The photograph, of a palace in
+Beijing, comes with scikit-learn (`load_sample_image("china.jpg")`).
 
 Run `python examples/image_segmentation.py`; the picture is out/examples/image_segmentation.png.
 """
@@ -30,7 +30,7 @@ from zoo import Mixture
 from zoo.models.multivariate_gaussian import scale_tril, wishart
 
 K = 8
-NUM_FITTED = 2000
+NUM_FITTED = 1000
 ROOT = scale_tril(5.0, np.full(3, 0.05))  # of S^-1
 
 
@@ -52,7 +52,7 @@ colours = Mixture(name="colours", num_components=K, exchangeable=True, prior=pri
 
 
 def photograph():
-    """The picture (427, 640, 3), values from 0 to 1, and the pixels (2000, 3) that the mixture is fitted to."""
+    """The picture (427, 640, 3), values from 0 to 1, and the pixels (1000, 3) that the mixture is fitted to."""
     picture = load_sample_image("china.jpg") / 255.0
     pixels = picture.reshape(-1, 3)
     return picture, pixels[np.random.default_rng(0).choice(len(pixels), NUM_FITTED, replace=False)]
@@ -83,7 +83,9 @@ if __name__ == "__main__":
         axis.imshow(image.reshape(picture.shape))
         axis.set_title(title)
         axis.set_axis_off()
-    figure.suptitle(f"A mixture of {K} colours, fitted to {NUM_FITTED:,} pixels, segments the picture", fontweight="bold")
+    figure.suptitle(
+        f"A mixture of {K} colours, fitted to {NUM_FITTED:,} pixels, segments the picture", fontweight="bold"
+    )
     out = pathlib.Path("out/examples")
     out.mkdir(parents=True, exist_ok=True)
     figure.savefig(out / "image_segmentation.png", dpi=150)

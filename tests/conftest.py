@@ -39,7 +39,9 @@ def printed_by(tmp_path):
     def run(example):
         path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
         script = [sys.executable, str(root / "examples" / example)]
-        done = subprocess.run(script, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+        done = subprocess.run(
+            script, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -61,7 +61,9 @@ def voices_that_are_known(text, example):
     assert right > num * chance + Z * np.sqrt(num * chance * (1 - chance))
     other = [GaussianMixture(example.K, covariance_type="diag", n_init=3, random_state=0) for _ in known]
     fitted = [mixture.fit(own.reshape(-1, D)) for mixture, own in zip(other, known, strict=True)]
-    scores = [mixture.score_samples(unknown.reshape(-1, D)).reshape(unknown.shape[:3]).sum(axis=2) for mixture in fitted]
+    scores = [
+        mixture.score_samples(unknown.reshape(-1, D)).reshape(unknown.shape[:3]).sum(axis=2) for mixture in fitted
+    ]
     theirs = int((np.argmax(scores, axis=0) == np.arange(len(known))[:, None]).sum())
     assert right > theirs - Z * np.hypot(binomial_error(right, num), binomial_error(theirs, num))
 
