@@ -8,8 +8,8 @@
 
 x[t] are twelve mel cepstra of frame t, 25 ms of speech: the features, and the model, of text-independent speaker
 identification as Reynolds & Rose 1995 (IEEE Transactions on Speech and Audio Processing 3) have it. Each speaker's
-mixture is fitted to ten utterances of a second; ten others are to be identified. The voices are synthetic: voices.py
-has the recipe, voices.npz the cepstra.
+mixture is fitted to ten utterances of a second; EM finds the posterior mode, where it stays. Ten others are to be
+identified. The voices are synthetic: voices.py has the recipe, voices.npz the cepstra.
 
 Run `python examples/speakers.py`; the picture is out/examples/speakers.png.
 """

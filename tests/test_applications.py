@@ -84,7 +84,7 @@ def patients_who_stand_out(text, example):
 
 
 def kinds_of_customers(text, example):
-    """Likelihood, sizes and profiles of a plain EM, written for this test alone."""
+    """Likelihood and sizes of the segments by a plain EM, written for this test alone."""
     best = max((latent_classes(MODELS["scotch"].data.x, 3, seed) for seed in range(10)), key=lambda found: found[0])
     assert abs(number(text, "log likelihood:") - best[0]) < 1e-3
     sizes = [number(line, ":") for line in text.splitlines() if line.startswith("segment")]
