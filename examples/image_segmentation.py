@@ -63,7 +63,7 @@ if __name__ == "__main__":
     picture, some = photograph()
     pixels = picture.reshape(-1, 3)
 
-    found = fit(colours, "em", x=some, seed=1, num_restarts=4)
+    found = fit(colours, "em", x=some, seed=1, num_restarts=4, max_steps=300)
     best = {name: leaf[0] for name, leaf in found.params.items()}
     segments = np.asarray(jax.jit(colours.responsibilities)(best, pixels)).argmax(axis=1)
 
