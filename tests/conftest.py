@@ -5,6 +5,8 @@ import ctypes
 import gc
 import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -26,3 +28,20 @@ def forget_programs():
         gc.collect()
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)  # else the freed pages stay with the process
+
+
+@pytest.fixture
+def printed_by(tmp_path):
+    """example -> what the script of that name in examples/ prints; it runs in `tmp_path`, in a process of its own."""
+    root = pathlib.Path(__file__).parent.parent
+
+    def run(example):
+        path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+        script = [sys.executable, str(root / "examples" / example)]
+        done = subprocess.run(
+            script, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

@@ -1,10 +1,7 @@
 """The examples run as they stand, and a model in a file of its own gets every back end."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -23,22 +20,14 @@ def queues():
     return load(f"{EXAMPLES / 'two_queues.py'}:two_queues")
 
 
-def printed_by(example, folder):
-    path = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
-    script = [sys.executable, str(EXAMPLES / example)]
-    done = subprocess.run(script, cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_the_python_example_of_the_readme_runs(tmp_path):
-    assert "(4, 500, 2)" in printed_by("fit_and_compare.py", tmp_path)
+def test_the_python_example_of_the_readme_runs(tmp_path, printed_by):
+    assert "(4, 500, 2)" in printed_by("fit_and_compare.py")
     assert (tmp_path / "out" / "example" / "comparison.json").exists()
 
 
 @pytest.mark.slow
-def test_a_model_with_one_address_per_observation_runs_with_five_back_ends(tmp_path):
-    lines = printed_by("unrolled.py", tmp_path).splitlines()
+def test_a_model_with_one_address_per_observation_runs_with_five_back_ends(printed_by):
+    lines = printed_by("unrolled.py").splitlines()
     assert sum("sorted_means[1]" in line for line in lines) == 6
     verdicts = dict(line.split(": ", 1) for line in lines if ": " in line)
     assert all(verdicts[name].startswith("mixed") for name in ("gibbs", "metropolis", "nuts"))
