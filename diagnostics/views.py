@@ -75,8 +75,8 @@ def _densities(model, counts) -> Figure:
         label = f"mixture {'probabilities' if counts else 'density'} at one of {NUM_CURVES} prior draws"
         axis.plot(grid, curve, color=COLOURS[0], lw=0.9, alpha=0.45, label=None if i else label)
     label = f"mean over {len(curves)} prior draws" if len(curves) > 1 else "density: nothing is unknown"
-    line = {"color": COLOURS[1], "lw": 1.8, "label": label}
-    axis.plot(grid, curves.mean(axis=0), marker="o" if counts and len(grid) <= 60 else None, ms=3, **line)
+    marker = "o" if counts and len(grid) <= 60 else None
+    axis.plot(grid, curves.mean(axis=0), color=COLOURS[1], lw=1.8, marker=marker, ms=3, label=label)
     axis.set_ylim(0, 1.05 * top)
     axis.set_xlim(grid[0] - 0.6 * counts, grid[-1] + 0.6 * counts)
     if counts:
@@ -279,15 +279,13 @@ def _limits(x, simulated):
 def _by_column(model, x) -> dict:
     """column -> (family, values (N,)) of everything observed; features are called as those of the model's data."""
     x = x if isinstance(x, dict) else {"x": x}
-    found = {}
+    found: dict = {}
     for name in (name for name in model.observation_shapes if name != "z"):
         family, leaf = model.observation_shapes[name].family, np.asarray(x[name], float)
         flat = leaf.reshape(len(leaf), -1)
         own = model.data.feature_names if model.data is not None and not isinstance(model.data.x, dict) else ()
-        if leaf.ndim == 1:
-            names = [name]
-        else:
-            names = own if len(own) == flat.shape[1] else [f"{name}[{d}]" for d in range(flat.shape[1])]
+        names = [name] if leaf.ndim == 1 else [f"{name}[{d}]" for d in range(flat.shape[1])]
+        names = list(own) if leaf.ndim > 1 and len(own) == len(names) else names
         found |= {column: (family, values) for column, values in zip(names, flat.T, strict=True)}
     return found
 
