@@ -12,6 +12,7 @@ import textwrap
 from diagnostics import tables
 from diagnostics.cli import prepare
 
+MAX_NUMBERS = 9  # equal ones that `maths` writes out
 VIEWS = {"prior.png": "prior_predictive", "graph.png": "graph"}  # file -> function of `views`
 
 
@@ -524,6 +525,8 @@ def maths(model) -> tuple[list[str], list[str]]:
     def number(array):
         if np.ndim(array) == 0:
             return f"{float(array):.6g}"
+        if np.size(array) > MAX_NUMBERS and np.all(array == array.flat[0]):
+            return f"{float(array.flat[0]):.6g} ({' x '.join(map(str, array.shape))} times)"
         return "[" + ", ".join(number(a) for a in array) + "]"
 
     def argument(pair, by_component):

@@ -88,18 +88,25 @@ def _graph(model) -> tuple[Node, ...]:
     above, below = ([name for name in sites if (name in model.param_shapes) == prior] for prior in (True, False))
     order = [*above, *(["covariates"] if covariates is not None else []), *below]  # as declared, so parents first
     shapes = {**model.param_shapes, **model.observation_shapes}
-    nodes = []
+    nodes, relabelled = [], _relabelled(model)
     for name in order:
         if name == "covariates":
             nodes.append(Node(name, "", _shape_of_covariates(model), OBSERVATIONS, (), "covariates"))
             continue
         family, apart = sites[name]
         prior = name in model.param_shapes
-        plate = (COMPONENTS if apart and name in model.component_leaves else "") if prior else OBSERVATIONS
+        plate = (COMPONENTS if apart and name in relabelled else "") if prior else OBSERVATIONS
         role = "parameter" if prior else "assignment" if name == "z" else "observed"
         over = tuple(sorted(parents(name), key=order.index))
         nodes.append(Node(name, family, tuple(shapes[name].shape), plate, over, role))
     return tuple(nodes)
+
+
+def _relabelled(model) -> set[str]:
+    """The parameters whose rows `permute` moves."""
+    params = {name: np.arange(np.prod(s.shape, dtype=int)).reshape(s.shape) for name, s in model.param_shapes.items()}
+    moved = model.permute(params, np.roll(np.arange(model.num_components), 1))
+    return {name for name, leaf in params.items() if not np.array_equal(leaf, moved[name])}
 
 
 def _drawn_apart(site, K) -> bool:

@@ -198,7 +198,7 @@ def _leaves(group, model, leading, where):
         if name not in group or group[name].shape[leading:] != shape.shape:
             got = "is missing" if name not in group else f"has shape {group[name].shape[leading:]}"
             raise ValueError(f"{where}: {name} {got}, {model.name} has {shape.shape}; give the same --model and --set")
-        found[name] = np.asarray(group[name], float)
+        found[name] = np.asarray(group[name], float if np.issubdtype(shape.dtype, np.floating) else shape.dtype)
         if not np.isfinite(found[name]).all():
             raise ValueError(f"{where}: {name} has draws that are NaN or infinite; run it anew")
     return found

@@ -8,6 +8,7 @@ from genjax import dirichlet, gen, normal
 from diagnostics.graph import graph, lines
 from zoo import MODELS, Mixture
 from zoo import distributions as gx
+from zoo.models.overfitted import galaxy_finite_mixtures
 
 
 def parents(model):
@@ -81,6 +82,12 @@ def test_hyperparameters_and_chains_of_observations_are_told_apart():
         "first": {"means", "z"},
         "second": {"first"},
     }
+
+
+def test_masses_that_become_weights_are_in_the_plate_of_components():
+    found = plates(galaxy_finite_mixtures(num_components=3))
+    assert found["masses"] == found["means"] == "components" and found["extra"] == ""
+    assert parents(galaxy_finite_mixtures(num_components=3))["z"] == {"extra", "masses"}
 
 
 def test_a_graph_as_text_has_a_line_a_site_with_its_parents_behind_an_arrow():
