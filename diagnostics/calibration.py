@@ -198,6 +198,8 @@ def _features(model, params, assignments, x, centre, points, order) -> dict:
     u = space.space_of(model).unconstrain(params)
     found = {f"u[{i}]": u[i] for i in range(len(u))}
     found |= {f"(u[{i}] - centre)^2": (u[i] - centre[i]) ** 2 for i in range(len(u))}
+    for name in space.discrete(model):
+        found |= {f"{name}[{i}]": value.astype(u.dtype) for i, value in enumerate(params[name].ravel())}
     if order is not None:
         atoms = {**model.derived(params), **params}[order]
         found |= {f"sorted {order}[{k}]": atom for k, atom in enumerate(jnp.sort(atoms))}

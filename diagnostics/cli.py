@@ -24,7 +24,7 @@ COMMANDS = {
 }
 HELP = {
     "list": "the models there are",
-    "show": "one model: story, priors as maths, data, back ends",
+    "show": "one model: story, priors as maths, graph, data, back ends; pictures of prior and graph in --out",
     "data": "the data sets there are; one of them, shown or exported",
     "fit": "one posterior by one back end",
     "compare": "every applicable back end on one posterior, compared with the best reference",
@@ -148,7 +148,14 @@ def build_command(name: str, parser: Parser | None = None) -> Parser:
     add("name", metavar="MODEL", nargs="?", help="a name from `zoo list`, or FILE.py:NAME as of --model")
     add("--model", metavar="FILE.py:NAME", help="in place of MODEL: a Mixture, or a function that returns one")
     add("--set", metavar="NAME=VALUE", action="append", default=[], help="a constant of the model, in TOML syntax")
-    if name in ("show", "check"):
+    if name == "show":
+        add(
+            "--out",
+            metavar="FOLDER",
+            help="where to leave prior.png, what the prior expects beside the data, and graph.png",
+        )
+        return parser
+    if name == "check":
         return parser
     if name == "simulate":
         add("-n", metavar="N", type=whole(1, 10**7), default=100, help="observations; default: 100")

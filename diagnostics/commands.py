@@ -12,6 +12,9 @@ import textwrap
 from diagnostics import tables
 from diagnostics.cli import prepare
 
+MAX_NUMBERS = 9  # equal ones that `maths` writes out
+VIEWS = {"prior.png": "prior_predictive", "graph.png": "graph"}  # file -> function of `views`
+
 
 def list_models(args) -> int:
     """`zoo list`: the catalogue, as a table or as JSON."""
@@ -54,16 +57,41 @@ def _some(chosen, every) -> str:
 
 
 def show(args) -> int:
-    """`zoo show`: the declaration of one model, and who serves it."""
+    """`zoo show`: the declaration of one model, its graph, and who serves it; with --out, pictures of it."""
+    if args.out == "":
+        raise ValueError("--out is empty; give a value or leave it out")
+    if args.out:
+        _entry(args)
+        _check_folder(pathlib.Path(args.out), VIEWS)
     prepare("float64")
     hush()
     model = chosen_model(args)
     found = describe(model)
+    written, failures = _draw_views(model, pathlib.Path(args.out)) if args.out else ([], [])
     if args.json:
-        print(json.dumps({"schema": 1, **found}, indent=1, ensure_ascii=False))
-        return 0
-    tables.print_model(tables.console(), found)
-    return 0
+        print(json.dumps({"schema": 1, **found, "pictures": list(map(str, written))}, indent=1, ensure_ascii=False))
+    else:
+        out = tables.console()
+        tables.print_model(out, found)
+        tables.print_paths(out, written)
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return int(bool(failures))
+
+
+def _draw_views(model, folder):
+    """The pictures of VIEWS in `folder`: those written, and a sentence for each that a stranger's model breaks."""
+    from diagnostics import pictures, views
+
+    written, failures = [], []
+    for file, name in VIEWS.items():
+        try:
+            pictures.save(getattr(views, name)(model), folder / file)
+            written.append(folder / file)
+        except Exception as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            failures.append(f"zoo show: {file} could not be drawn: {said}")
+    return written, failures
 
 
 def fit(args) -> int:
@@ -407,6 +435,7 @@ def hush():
 def describe(model) -> dict:
     """What `zoo show --json` holds: the declaration as maths, labels, data, back ends."""
     import inference
+    from diagnostics.graph import graph
     from inference import conjugacy
 
     prior, observation = maths(model)
@@ -426,6 +455,7 @@ def describe(model) -> dict:
         "exchangeable": bool(model.exchangeable),
         "prior": prior,
         "observation": observation,
+        "graph": [node._asdict() for node in graph(model)],
         "component_parameters": list(model.component_leaves),
         "order_by": model.order_by,
         "relabels": bool(model.relabels),
@@ -496,6 +526,8 @@ def maths(model) -> tuple[list[str], list[str]]:
     def number(array):
         if np.ndim(array) == 0:
             return f"{float(array):.6g}"
+        if np.size(array) > MAX_NUMBERS and np.all(array == array.flat[0]):
+            return f"{float(array.flat[0]):.6g} ({' x '.join(map(str, array.shape))} times)"
         return "[" + ", ".join(number(a) for a in array) + "]"
 
     def argument(pair, by_component):

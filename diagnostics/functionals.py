@@ -239,7 +239,7 @@ def _inputs(function, model, x) -> set[str]:
 
     An equation's outputs are taken to depend on all of its inputs, so the answer can only be too large.
     """
-    params = {name: np.zeros(s.shape) for name, s in model.param_shapes.items()}
+    params = {name: np.zeros(s.shape, s.dtype) for name, s in model.param_shapes.items()}
     closed = jax.make_jaxpr(function)(params, x)
     names = sorted(params)  # the order in which JAX flattens a dictionary of arrays
     names += ["x"] * (len(closed.jaxpr.invars) - len(names))

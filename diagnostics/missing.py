@@ -177,4 +177,4 @@ def _sites(model, params, x):
 
 
 def _zeros(model):
-    return {name: jnp.zeros(shape.shape) for name, shape in model.param_shapes.items()}
+    return {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in model.param_shapes.items()}

@@ -223,6 +223,12 @@ def data_uri(figure: Figure) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def save(figure: Figure, path):
+    """Writes the figure to a file, in the style that its layout needs."""
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(path, dpi=DPI)
+
+
 def panels(rows, height):
     """A figure with one row of axes per list of segments, widths in proportion; axes share y along a row."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")

@@ -83,6 +83,7 @@ def _context(comparison) -> dict[str, Any]:
         "model": model,
         "story": (model.description or "").strip("\n"),
         "maths": _maths(model),
+        "graph": _graph(model, comparison.data["N"]),
         "data": comparison.data,
         "seed": comparison.seed,
         "settings": {name: _settings(given) for name, given in comparison.settings.items()},
@@ -383,6 +384,16 @@ def _maths(model) -> list[str]:
     except Exception:  # reading a stranger's declaration is a courtesy
         return []
     return [*prior, *observation]
+
+
+def _graph(model, num_observations) -> list[str]:
+    """Sites, plates and parents as text, where they can be found."""
+    try:
+        from diagnostics.graph import graph, lines
+
+        return lines(graph(model), model.num_components, num_observations)
+    except Exception:  # as of `_maths`
+        return []
 
 
 def _reading(data) -> list[str]:

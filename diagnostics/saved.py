@@ -198,7 +198,7 @@ def _leaves(group, model, leading, where):
         if name not in group or group[name].shape[leading:] != shape.shape:
             got = "is missing" if name not in group else f"has shape {group[name].shape[leading:]}"
             raise ValueError(f"{where}: {name} {got}, {model.name} has {shape.shape}; give the same --model and --set")
-        found[name] = np.asarray(group[name], float)
+        found[name] = np.asarray(group[name], float if np.issubdtype(shape.dtype, np.floating) else shape.dtype)
         if not np.isfinite(found[name]).all():
             raise ValueError(f"{where}: {name} has draws that are NaN or infinite; run it anew")
     return found
@@ -210,7 +210,8 @@ def _hold(data, posterior, where):
     if "log_likelihood" not in data.groups() or "x" not in data.log_likelihood or "posterior" not in data.groups():
         return
     few = jax.tree.map(lambda leaf: jnp.asarray(leaf[:8]), x)
-    params = {name: jnp.asarray(np.asarray(data.posterior[name])[0, 0], float) for name in model.param_shapes}
+    first = {name: np.asarray(data.posterior[name])[0, 0] for name in model.param_shapes}
+    params = {name: jnp.asarray(first[name], shape.dtype) for name, shape in model.param_shapes.items()}
     now, then = model.pointwise_log_likelihood(params, few), np.asarray(data.log_likelihood["x"])[0, 0, :8]
     tolerance = 1e-6 if posterior.said.get("precision") == "float64" else 1e-2
     if not np.allclose(now, then, rtol=tolerance, atol=tolerance):

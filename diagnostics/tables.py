@@ -50,11 +50,17 @@ def progress_bars(wanted: bool):
 
 def print_model(out, found):
     """What `commands.describe` found."""
+    from diagnostics.graph import Node, lines
+
     out.print(found["name"] + (f": {found['title']}" if found["title"] else ""), style="bold")
     if found["description"]:
         out.print(f"\n{found['description'].strip()}\n", soft_wrap=True)
     out.print(f"Model ({found['family'] or 'mixture'}, K = {found['num_components']})", style="bold")
     for line in [*found["prior"], *found["observation"]]:
+        out.print(f"    {line}", soft_wrap=True)
+    nodes = [Node(**node) for node in found["graph"]]
+    out.print("Graph, an arrow from each site to its parents", style="bold")
+    for line in lines(nodes, found["num_components"], found["data"] and found["data"]["N"]):
         out.print(f"    {line}", soft_wrap=True)
     own = ", ".join(found["component_parameters"]) or "none"
     unknown = "" if found["num_free_parameters"] is None else f"; {found['num_free_parameters']} unknown numbers in all"

@@ -47,9 +47,8 @@ def refuses(model, x) -> str | None:
     """The sentence why ADVI cannot serve the model, or None."""
     if not model.param_shapes:
         return "no unknown parameter"
-    discrete = [name for name, leaf in model.param_shapes.items() if not jnp.issubdtype(leaf.dtype, jnp.floating)]
-    if discrete:
-        return f"{', '.join(discrete)} is discrete; a Normal approximates continuous parameters"
+    if space.discrete(model):
+        return f"{', '.join(space.discrete(model))} is discrete; a Normal approximates continuous parameters"
     return model.lacks_twin
 
 

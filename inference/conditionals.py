@@ -310,6 +310,23 @@ def dirichlet_items(model, site):
     return _rule(site, "Dirichlet items", statistics, posterior, mode)
 
 
+# -- whole numbers ------------------------------------------------------------------------------------------------
+
+
+def finite(model, site, size):
+    """site ~ Categorical over 0..size-1, whatever depends on it: each value in proportion to the joint density."""
+
+    def conditional(params, r, x):
+        def log_joint(value):
+            moved = {**params, site: value}
+            table = jnp.where(r > 0, model.log_table(moved, x), 0.0)  # -inf where a component is not there
+            return model.log_prior(moved) + jnp.sum(r * table)
+
+        return dist.Categorical(logits=jax.vmap(log_joint)(jnp.arange(size, dtype=model.param_shapes[site].dtype)))
+
+    return Rule(site, "whole number, each value weighed", conditional, None)
+
+
 # -- pieces -------------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from inference.conditionals import (
     component_arguments,
     dirichlet_items,
     dirichlet_weights,
+    finite,
     gamma_rate,
     multivariate_mean,
     normal_mean,
@@ -209,6 +210,8 @@ def _rule_for(model, name, probed) -> Rule | None:
     def enters(site, argument):
         return _same(probed.arguments[site], argument, value) and _only(probed, name, {(site, argument)})
 
+    if family == "Categorical" and value.ndim == 1:
+        return finite(model, name, next(iter(probed.arguments[name].values())).shape[-1])
     if family == "Dirichlet" and probed.families["z"] == "Categorical" and enters("z", "probs"):
         return dirichlet_weights(model, name)
     shared = _shared_rule(model, name, probed)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inference import loop
+from inference import loop, space
 from inference.em_step import Settings, Start, build, first_state, num_observations
 from inference.optimum import curvature, flat, rising
 from inference.results import Cost, PointMass
@@ -39,9 +39,8 @@ def refuses(model, x) -> str | None:
     """The sentence why EM cannot serve the model, or None."""
     if not model.param_shapes:
         return "no unknown parameter"
-    discrete = [name for name, leaf in model.param_shapes.items() if not jnp.issubdtype(leaf.dtype, jnp.floating)]
-    if discrete:
-        return f"{', '.join(discrete)} is discrete; EM climbs over continuous parameters"
+    if space.discrete(model):
+        return f"{', '.join(space.discrete(model))} is discrete; EM climbs over continuous parameters"
     return model.lacks_twin
 
 

@@ -24,6 +24,9 @@ class State(NamedTuple):
 
 def refuses(model, x) -> str | None:
     """None: every mixture of the declared form has a table; unknown parameters also need a conditional or a twin."""
+    whole = [name for name in _others(model) if name in space.discrete(model)]
+    if whole:
+        return f"{', '.join(whole)} is discrete, and only a Categorical of one value beside one site x is drawn exactly"
     if _others(model) and model.lacks_twin:
         return f"{', '.join(_others(model))} is not conjugate, and a slice step needs the support: {model.lacks_twin}"
     return None
@@ -178,7 +181,7 @@ def build(model, num_warmup: int, permute: bool = True, thin: int = 1, accept: b
     def draw_others(key, params, z, x):
         of = space.space_of(model)
         coordinates = np.concatenate([np.arange(of.size)[of.slices[name]] for name in others])
-        log_target = lambda u: model.log_joint(of.constrain(u), z, x) + of.log_det(u)
+        log_target = lambda u: model.log_joint({**params, **of.constrain(u)}, z, x) + of.log_det(u)
         u, used = slice_coordinates(key, log_target, of.unconstrain(params), coordinates)
         return {**params, **{name: of.constrain(u)[name] for name in others}}, used
 

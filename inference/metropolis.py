@@ -33,6 +33,8 @@ def refuses(model, x) -> str | None:
     """The sentence why Metropolis-Hastings cannot serve the model, or None."""
     if not model.param_shapes:
         return "no unknown parameter"
+    if space.discrete(model):
+        return f"{', '.join(space.discrete(model))} is discrete; its random walk is over continuous parameters"
     return model.lacks_twin
 
 

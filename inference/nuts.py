@@ -26,6 +26,8 @@ def refuses(model, x) -> str | None:
     """The sentence why NUTS cannot serve the model, or None."""
     if not model.param_shapes:
         return "no unknown parameter"
+    if space.discrete(model):
+        return f"{', '.join(space.discrete(model))} is discrete, and NUTS follows gradients"
     return model.lacks_twin
 
 

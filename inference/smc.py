@@ -39,6 +39,8 @@ def refuses(model, x) -> str | None:
     """None where parameters are unknown and the twin says what their supports are."""
     if not model.param_shapes:
         return "no unknown parameter, so there is nothing to temper; enumeration is exact"
+    if space.discrete(model):
+        return f"{', '.join(space.discrete(model))} is discrete; its moves are over continuous parameters"
     return model.lacks_twin
 
 

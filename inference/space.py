@@ -21,13 +21,18 @@ NUM_BATCHES = 64  # of NUM_DRAWS prior draws that are asked for a row before it 
 
 
 class Space(NamedTuple):
-    """params = constrain(u) for u in R^D."""
+    """params = constrain(u) for u in R^D; those that are discrete are left out."""
 
     size: int
     constrain: Callable  # u (D,) -> params
     unconstrain: Callable  # params -> u (D,)
     log_det: Callable  # u -> log |d params / d u|
     slices: dict  # name -> slice of u
+
+
+def discrete(model) -> tuple[str, ...]:
+    """Parameters that are whole numbers, which have no place in R^D."""
+    return tuple(name for name, leaf in model.param_shapes.items() if not jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
 @functools.cache
@@ -38,11 +43,12 @@ def space_of(model) -> Space:
     if {k: shape for k, (_, shape) in supports.items()} != shapes:
         found = {k: shape for k, (_, shape) in supports.items()}
         raise ValueError(f"the twin of {model.name} has the sites {found}, its prior {shapes}; they should be the same")
-    maps = {name: biject_to(support) for name, (support, _) in supports.items()}
-    template = {name: jnp.zeros(maps[name].inverse_shape(shapes[name])) for name in sorted(shapes)}
+    names = sorted(set(shapes) - set(discrete(model)))
+    maps = {name: biject_to(supports[name][0]) for name in names}
+    template = {name: jnp.zeros(maps[name].inverse_shape(shapes[name])) for name in names}
     flat, unravel = ravel_pytree(template)
     slices, start = {}, 0
-    for name in sorted(shapes):
+    for name in names:
         stop = start + int(np.prod(template[name].shape, dtype=int))
         slices[name], start = slice(start, stop), stop
 
@@ -50,7 +56,7 @@ def space_of(model) -> Space:
         return {name: maps[name](part) for name, part in unravel(u).items()}
 
     def unconstrain(params):
-        return ravel_pytree({name: maps[name].inv(params[name]) for name in sorted(shapes)})[0]
+        return ravel_pytree({name: maps[name].inv(params[name]) for name in names})[0]
 
     def log_det(u):
         parts = unravel(u)

@@ -270,14 +270,14 @@ class Mixture:
 
     @functools.cached_property
     def num_free_parameters(self) -> int:
-        """Dimension of the parameter space: a simplex of K counts K - 1, fixed constants count nothing.
+        """Dimension of the parameter space: a simplex of K counts K - 1, a whole number 1, fixed constants nothing.
 
         Read off the supports of the twin's sites; host side.
         """
         from numpyro.distributions import biject_to
 
-        sizes = [np.prod(biject_to(c).inverse_shape(shape), dtype=int) for c, shape in twin_supports(self).values()]
-        return int(sum(sizes))
+        shapes = [s if c.is_discrete else biject_to(c).inverse_shape(s) for c, s in twin_supports(self).values()]
+        return int(sum(np.prod(shape, dtype=int) for shape in shapes))
 
     def check(self, x, name: str = "x") -> Any:
         """`x` as arrays of the model's shape, or ValueError with one sentence.

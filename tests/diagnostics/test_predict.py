@@ -2,7 +2,10 @@
 
 import csv
 import json
+import pathlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -12,6 +15,7 @@ from diagnostics import cli, saved
 from diagnostics.to_arviz import to_arviz, write
 from inference.results import Cost, Draws, PointMass
 from tests.diagnostics.test_prediction import bentos, density, eruptions
+from zoo.models.overfitted import galaxy_finite_mixtures
 
 MODEL_FILE = """
 import numpy as np
@@ -170,3 +174,19 @@ def test_a_point_of_em_predicts_too(files, capsys):
 def test_bad_input_is_one_sentence(line, sentence, files, capsys):
     said = run(line.format(**files), capsys, 2)
     assert sentence in said.err and said.err.count("\n") == 1 and not said.out
+
+
+@pytest.mark.slow
+def test_a_result_with_a_discrete_parameter_predicts(tmp_path, capsys):
+    model = galaxy_finite_mixtures(num_components=3)
+    drawn = model.prior_draws(jax.random.key(2), 256)
+    params = {name: np.asarray(leaf)[:8].reshape(2, 4, *leaf.shape[1:]) for name, leaf in drawn.items()}
+    path = result(model, params, tmp_path / "finite.nc")
+    new = table(tmp_path / "new.csv", "velocity", "21.0")
+    file = f"{pathlib.Path(zoo.__file__).parent / 'models' / 'overfitted.py'}:galaxy_finite_mixtures"
+    words = ["predict", path, "--data", new, "--model", file, "--set", "num_components=3", "--json"]
+    assert cli.main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    flat = {name: jnp.asarray(leaf).reshape(8, *leaf.shape[2:]) for name, leaf in params.items()}
+    each = jax.vmap(lambda p: model.pointwise_log_likelihood(p, jnp.array([21.0]))[0])(flat)
+    assert np.isclose(found["rows"][0]["log_density"], float(jax.nn.logsumexp(each) - np.log(8)), rtol=1e-10)

@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose
 
 from zoo import dataset
 from zoo.dataset import Dataset, provenance, shipped
+from zoo.models.latent_class import digits
 
 NAMES = list(provenance())
 MAY_BE_EMPTY = {"variant", "labels", "frequency", "note"}
@@ -18,7 +19,7 @@ def test_every_data_file_has_one_row_of_provenance_and_every_row_a_file():
     with (dataset.FOLDER / "PROVENANCE.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     files = {path.name for path in dataset.FOLDER.iterdir() if path.suffix == ".csv"} - {"PROVENANCE.csv"}
-    assert len(rows) == len(files) == 20 and {row["file"] for row in rows} == files
+    assert len(rows) == len(files) == 21 and {row["file"] for row in rows} == files
     assert all(None not in row and None not in row.values() for row in rows)
 
 
@@ -74,6 +75,17 @@ def test_a_table_of_frequencies_becomes_a_row_per_unit():
     deaths, candy = shipped("london_deaths").x, shipped("candy").x
     assert np.bincount(deaths.astype(int)).tolist() == [162, 267, 271, 185, 111, 61, 27, 8, 3, 1]
     assert (candy == 0).sum() == 102 and candy.max() == 20
+
+
+def test_digits_are_the_1797_of_the_repositorys_test_set():
+    data = shipped("digits")
+    assert np.bincount(data.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert set(np.unique(data.x)) == set(range(17)) and data.feature_names[9] == "pixel_1_1"
+    inked = digits().data
+    assert set(np.unique(inked.x)) == {0.0, 1.0} and (inked.x == (data.x > 7.5)).all()
+    assert digits(threshold=4).data.x.mean() > inked.x.mean() and digits(threshold=4).data.sha256 != inked.sha256
+    with pytest.raises(ValueError, match="threshold should be 0 or more and below 16, got 16"):
+        digits(threshold=16)
 
 
 def test_text_is_coded_in_alphabetical_order_and_missing_values_are_nan():

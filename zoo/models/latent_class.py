@@ -1,5 +1,7 @@
 """Latent classes: items that are independent given the class, two answers each or more."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +28,25 @@ Model: Lazarsfeld & Henry 1968, Latent Structure Analysis. Data: Simmons Study o
 Allenby 2003, Journal of Marketing Research 40.
 """
 
+DIGITS = """1,797 handwritten digits in 8 x 8 pixels, black or white: shapes that are drawn again and again.
+
+    weights     ~ Dirichlet(1, ..., 1)     K = 10
+    probs[k, j] ~ Beta(2, 2)               how often pixel j is inked in shape k
+    z[n]        ~ Categorical(weights)
+    x[n, j]     ~ Bernoulli(probs[z[n], j]), j = 0, ..., 63
+
+A pixel counts as inked where more than 7.5 of its 16 points are, that is half of them.
+
+What makes it hard: with 64 pixels a row belongs to its shape almost surely, so that a sampler changes assignments one
+by one or not at all, and stays near the first of many modes that it meets, in 649 dimensions. Shapes are not digits:
+some digits are written in two ways and share a shape with others (`labels`, which the model does not see). Some pixels
+are never inked in some shapes or in all: the prior, and it alone, keeps their chance off 0, where the likelihood is
+highest, so that there is a mode.
+
+Data: Alpaydin & Kaynak 1998, Kybernetika 34. Model: Carreira-Perpinan & Renals 2000, Neural Computation 12 (mixtures of
+multivariate Bernoullis).
+"""
+
 PENGUINS = """Two latent classes of 333 penguins by island, sex and year alone: items of three, two and three answers.
 
     weights       ~ Dirichlet(1, 1)
@@ -46,14 +67,36 @@ Data: Gorman, Williams & Fraser 2014, PLoS ONE 9(3); the rows whose sex is known
 @builder
 def scotch(*, num_components=3, concentration=1.0, prior_bought=1.0, prior_not=1.0) -> Mixture:
     """Kinds of customers by the brands that they buy."""
-    positive(num_components=num_components, concentration=concentration, prior_bought=prior_bought, prior_not=prior_not)
-    K, data = num_components, shipped("scotch")
+    how = (num_components, concentration, prior_bought, prior_not)
+    return _items("scotch", shipped("scotch"), *how, "Brands of Scotch whisky: kinds of customers", SCOTCH)
+
+
+@builder
+def digits(*, num_components=10, concentration=1.0, prior_inked=2.0, prior_blank=2.0, threshold=7.5) -> Mixture:
+    """Shapes of handwritten digits; a pixel is inked where more than `threshold` of its 16 points are."""
+    if not 0 <= threshold < 16:
+        raise ValueError(f"threshold should be 0 or more and below 16, got {threshold:g}")
+    counts = shipped("digits")
+    data = replace(
+        counts,
+        x=(counts.x > threshold).astype(float),
+        units="1 inked, 0 not",
+        variant=f"inked above {threshold:g} of 16 points",
+        sha256="",
+    )
+    how = (num_components, concentration, prior_inked, prior_blank)
+    return _items("digits", data, *how, "Handwritten digits in black and white: shapes", DIGITS)
+
+
+def _items(name, data, K, concentration, prior_one, prior_zero, title, description) -> Mixture:
+    """K classes of rows of J items, 0 or 1 each, independent given the class."""
+    positive(num_components=K, concentration=concentration, prior_one=prior_one, prior_zero=prior_zero)
     J = data.num_features
 
     @gen
     def prior():
         weights = dirichlet(np.full(K, concentration)) @ "weights"
-        probs = gx.beta(concentration1=np.full((K, J), prior_bought), concentration0=prior_not) @ "probs"
+        probs = gx.beta(concentration1=np.full((K, J), prior_one), concentration0=prior_zero) @ "probs"
         return {"weights": weights, "probs": probs}
 
     @gen
@@ -63,13 +106,13 @@ def scotch(*, num_components=3, concentration=1.0, prior_bought=1.0, prior_not=1
 
     def twin(x):
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, concentration)))
-        probs = numpyro.sample("probs", dist.Beta(np.full((K, J), prior_bought), prior_not).to_event(2))
-        with numpyro.plate("households", len(x)):
+        probs = numpyro.sample("probs", dist.Beta(np.full((K, J), prior_one), prior_zero).to_event(2))
+        with numpyro.plate("rows", len(x)):
             parts = dist.Categorical(probs=weights)
             numpyro.sample("x", dist.MixtureSameFamily(parts, dist.Bernoulli(probs=probs).to_event(1)), obs=x)
 
     return Mixture(
-        name="scotch",
+        name=name,
         num_components=K,
         exchangeable=True,
         prior=prior,
@@ -77,8 +120,8 @@ def scotch(*, num_components=3, concentration=1.0, prior_bought=1.0, prior_not=1
         twin=twin,
         data=data,
         family="latent class",
-        title="Brands of Scotch whisky: kinds of customers",
-        description=SCOTCH,
+        title=title,
+        description=description,
         source=data.source,
     )
 
@@ -149,4 +192,4 @@ def penguin_classes(*, num_components=2, concentration=1.0, item_concentration=1
     )
 
 
-MODELS = {"scotch": scotch, "penguin_classes": penguin_classes}
+MODELS = {"scotch": scotch, "digits": digits, "penguin_classes": penguin_classes}

@@ -6,17 +6,22 @@
     x[n]         ~ Normal(means[z[n]], sqrt(variances[z[n]]))
 
 `galaxy_sparse` has weights that are nearly all 0 a priori; `galaxy_dirichlet_process` and `galaxy_pitman_yor` break
-them off a stick, one piece after the other. The prior of means and variances is Chib's, as in `galaxy_3`.
+them off a stick, one piece after the other; `galaxy_finite_mixtures` has a prior on how many there are. The prior of
+means and variances is Chib's, as in `galaxy_3`.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from genjax import beta, categorical, dirichlet, gen, inverse_gamma, normal
+from scipy import stats
 
+from zoo import distributions as gx
 from zoo.dataset import shipped
 from zoo.mixture import Mixture, builder, positive
+from zoo.probe import permute_leaves
 
 COMMON = """    means[k]     ~ Normal(20, 10)               1000 km/s
     variances[k] ~ InverseGamma(3, 20)
@@ -42,6 +47,22 @@ What makes it hard: the labels are not alike a priori, since earlier pieces tend
 them apart: the posterior has a mode, of unequal height, for every order of the occupied components.
 
 Origin: {{origin}}
+"""
+FINITE = f"""Velocities of 82 galaxies under an unknown number of components: a mixture of finite mixtures.
+
+    extra        ~ Poisson(1), cut at 9         components beyond the first, so K = 1 + extra; 1e-7 is cut off
+    masses[k]    ~ Gamma(1, 1)
+    weights[k]   = masses[k] / (masses[0] + ... + masses[extra]) for k <= extra, else 0
+{COMMON}
+so that given K the weights are Dirichlet(1, ..., 1) over the first K components, and the others wait at the prior.
+
+What makes it hard: the number of components is a parameter, beside others of which it decides how many matter. A
+component is born with whatever mean, variance and mass it has meanwhile, and dies only when no observation is left in
+it and none after it is occupied: labels are alike among the first K alone. Weights are exactly 0 beyond them: the
+logarithms of the masses are masked, not the weights, so that no derivative meets the logarithm of 0.
+
+Model: Miller & Harrison 2018, Journal of the American Statistical Association 113 (static, gamma = 1); Nobile 2004,
+The Annals of Statistics 32.
 """
 
 
@@ -177,6 +198,59 @@ def _sticks(
     )
 
 
+@builder
+def galaxy_finite_mixtures(
+    *,
+    num_components=10,
+    rate=1.0,
+    concentration=1.0,
+    prior_mean=20.0,
+    prior_sd=10.0,
+    variance_shape=3.0,
+    variance_scale=20.0,
+) -> Mixture:
+    """A prior on the number of components, `num_components` at most."""
+    positive(rate=rate, concentration=concentration, prior_sd=prior_sd, num_components=num_components)
+    positive(variance_shape=variance_shape, variance_scale=variance_scale)
+    K = num_components
+    pmf = stats.poisson.pmf(np.arange(K), rate)
+    probs, alpha = pmf / pmf.sum(), np.full(K, concentration)
+    components, twin_components = _clumps(K, prior_mean, prior_sd, variance_shape, variance_scale)
+
+    @gen
+    def prior():
+        extra = gx.categorical(probs=probs) @ "extra"
+        masses = gx.gamma(concentration=alpha, rate=1.0) @ "masses"
+        logits = jnp.where(jnp.arange(K) <= extra, jnp.log(masses), -jnp.inf)
+        return {"logits": logits, "weights": jax.nn.softmax(logits), "number": 1 + extra, **components.inline()}
+
+    @gen
+    def observation(params):
+        z = categorical(logits=params["logits"]) @ "z"
+        return normal(params["means"][z], params["scales"][z]) @ "x"
+
+    def twin(x):
+        extra = numpyro.sample("extra", dist.Categorical(probs=jnp.asarray(probs)))
+        masses = numpyro.sample("masses", dist.Gamma(alpha, 1.0).to_event(1))
+        twin_components(x, dist.Categorical(logits=jnp.where(jnp.arange(K) <= extra, jnp.log(masses), -jnp.inf)))
+
+    return Mixture(
+        name="galaxy_finite_mixtures",
+        num_components=K,
+        exchangeable=False,
+        prior=prior,
+        observation=observation,
+        twin=twin,
+        data=shipped("galaxy"),
+        family="gaussian",
+        title="Galaxies, a mixture of finite mixtures",
+        description=FINITE,
+        source="Miller & Harrison 2018, Journal of the American Statistical Association 113",
+        permute=lambda params, s: permute_leaves(params, s, ("masses", "means", "variances")),
+        order_by="means",
+    )
+
+
 def _clumps(K, prior_mean, prior_sd, variance_shape, variance_scale):
     """Means and variances of K normal components: their prior, and the twin's share with the data."""
     centres, shapes = np.full(K, prior_mean), np.full(K, variance_shape)
@@ -200,4 +274,5 @@ MODELS = {
     "galaxy_sparse": galaxy_sparse,
     "galaxy_dirichlet_process": galaxy_dirichlet_process,
     "galaxy_pitman_yor": galaxy_pitman_yor,
+    "galaxy_finite_mixtures": galaxy_finite_mixtures,
 }
