@@ -1,7 +1,6 @@
 """The table of proofs: ratio tests, joint tests and simulation-based calibration, models x back ends."""
 
 import collections
-import functools
 import inspect
 import pathlib
 import platform
@@ -120,7 +119,7 @@ def calibrate(
     chosen = [c for c in cells if backends is None or c[1] in backends or (c[0].name, c[1] + c[2]) in earlier]
     ratios = {model.name: calibration.ratio_test(model, jax.random.key(seed)) for model in (*models, *joint_only)}
     table = Table({name: found for name, found in ratios.items() if found}, [], seed, quick, len(chosen))
-    last = None
+    source, last = commit(), None  # before anything is written
     for model, name, label, ranked in chosen:
         began = time.perf_counter()
         if model is not last:  # programs of one model serve no other, and hundreds of them fill the memory
@@ -128,7 +127,7 @@ def calibrate(
             last = model
         row = earlier.get((model.name, name + label))
         if row is None:
-            row = Row(model.name, name + label, inference.TABLE[name][1], commit=commit())
+            row = Row(model.name, name + label, inference.TABLE[name][1], commit=source)
             told = progress and (lambda done, total, cell=f"{model.name} {name}": progress(cell, done, total))
             datasets = num_datasets or (QUICK_DATASETS if quick else MANY.get(model.name, DATASETS))
             try:
@@ -204,7 +203,6 @@ def versions() -> str:
     return f"mixture-zoo {zoo.__version__}, Python {platform.python_version()}, {packages}"
 
 
-@functools.cache
 def commit() -> str:
     """The commit of the running code, "-dirty" behind it where files differ; empty outside a git checkout."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]

@@ -59,8 +59,13 @@ WIDE: dict[str, dict[str, Any]] = {
     "faithful_gamma": dict(shape_rate=0.2),
     "faithful_lkj": dict(prior_scale=(4.0, 40.0)),
     "faithful_spherical": dict(variance_scale=2.0),
+    "digits": dict(num_components=3, prior_inked=20.0, prior_blank=20.0),
     "galaxy_2_equal": dict(variance_scale=100.0),
     "galaxy_6": dict(rate_shape=2.0, rate_factor=2.0),
+    "galaxy_dirichlet_process": dict(num_components=4, variance_scale=200.0),
+    "galaxy_finite_mixtures": dict(num_components=4, variance_scale=200.0),
+    "galaxy_pitman_yor": dict(num_components=4, variance_scale=200.0),
+    "galaxy_sparse": dict(num_components=4, concentration=1.0, variance_scale=200.0),
     "iris": dict(prior_sd=(0.5, 0.25, 1.0, 0.5), prior_scale=(1.0, 0.5, 2.0, 1.0)),
     "np_reg": dict(coefficient_sd=3.0),
     "penguins": dict(prior_sd=0.75, prior_scale=1.5),
@@ -68,7 +73,7 @@ WIDE: dict[str, dict[str, Any]] = {
     "thyroid": dict(prior_sd=0.5),
     "tone": dict(coefficient_sd=0.2),
     "tone_experts": dict(gate_sd=1.0, coefficient_sd=0.1),
-    "wine": dict(prior_sd=0.3),
+    "wine": dict(prior_sd=0.1),
 }
 
 
