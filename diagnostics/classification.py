@@ -46,10 +46,13 @@ def labelling(posterior: Posterior) -> Labelling:
     if K == 1:
         return Labelling(own, "there is one component")
     if not model.exchangeable:
-        rule = "labels as the model declares them: its prior or weights tell the components apart"
         moved = 0.0 if posterior.kind == "point" else _pivot(posterior).moved
-        says = f"in {moved:.0%} of the draws the components are in another order than in most: labels are not settled"
-        return Labelling(own, rule, says if moved > UNSETTLED else None)
+        if (
+            moved <= relabel.REFUSED
+        ):  # above it the declared labels are those of no component, and the draws are matched
+            rule = "labels as the model declares them: its prior or weights tell the components apart"
+            says = f"in {moved:.0%} of the draws the components are in another order than in most: they are not settled"
+            return Labelling(own, rule, says if moved > UNSETTLED else None)
     if not model.param_shapes:
         return Labelling(None, "no classification: neither parameters nor weights tell the components apart")
     if posterior.kind == "point":

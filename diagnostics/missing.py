@@ -14,6 +14,8 @@ import numpy as np
 from diagnostics.functionals import _moments_of, one_row
 from zoo.mixture import Mixture
 
+CIRCULAR = ("VonMises",)  # an entry of theirs that is missing has no mean
+
 
 def why_not(model: Mixture, seen: dict[str, np.ndarray]) -> str | None:
     """The sentence why missing entries cannot be integrated out, or None.
@@ -87,6 +89,8 @@ def _part(site, value, seen):
     distribution, shape = _plain(site.distribution), jnp.shape(value)
     flat, known = jnp.ravel(value), jnp.ravel(seen)
     try:
+        if type(distribution).__name__ in CIRCULAR:
+            raise ValueError("the average of angles means nothing across the cut")
         mean, covariance = _moments_of(distribution, shape)
     except (NotImplementedError, AttributeError, TypeError, ValueError):  # no closed moments
         mean, covariance = jnp.full(flat.shape, jnp.nan), jnp.diag(jnp.full(flat.shape, jnp.nan))

@@ -14,7 +14,7 @@ from diagnostics.cli import prepare
 from diagnostics.commands import _assignment, hush
 
 NUM_SHOWN = 20  # rows of the printed table
-MIXED = 1.05  # R-hat of the new observations' log densities above which chains are said to disagree
+NUM_JUDGED = 100  # rows whose log densities must have an R-hat below that of mixed chains
 
 
 def predict(args) -> int:
@@ -66,6 +66,8 @@ def read(posterior, path, column=None, missing=False) -> dict:
     shapes = model.data_shapes
     if set(shapes) == {"x"}:
         columns = tuple(name.strip() for name in column.split(",")) if column else ()
+        if not columns and len(names) > 1:
+            columns = _in_order(path, names)
         new = dataset.read(path, columns, int(np.prod(shapes["x"], dtype=int)), names=names, missing=True)
     elif column:
         raise ValueError(
@@ -74,7 +76,9 @@ def read(posterior, path, column=None, missing=False) -> dict:
     else:
         new = dataset.read(path, (), 0, keys=shapes, missing=True)
     leaves = new.x if isinstance(new.x, dict) else {"x": new.x}
-    raw = {name: values for name, values in new.columns.items() if not name.startswith("covariates")}
+    raw = dict(new.columns)
+    if "covariates" in shapes:
+        raw = {name: values for name, values in raw.items() if not name.startswith("covariates")}
     lacking = {name: np.isnan(leaf) for name, leaf in leaves.items()}
     first = next((name for name, gone in lacking.items() if gone.any()), None)
     if first is not None:
@@ -112,6 +116,21 @@ def read(posterior, path, column=None, missing=False) -> dict:
         "standardized": standardized,
         "file": str(path),
     }
+
+
+def _in_order(path, names) -> tuple[str, ...]:
+    """No choice of columns where the file has all `names` or none; ValueError for a file whose header names others,
+    which would be taken in an order that nobody asked for."""
+    from zoo import tables as tables_of
+
+    given = tuple(tables_of.read(pathlib.Path(path)))
+    numbered = given == tuple(str(i + 1) for i in range(len(given)))
+    if not numbered and not {name.lower() for name in names} <= {name.lower() for name in given}:
+        raise ValueError(
+            f"{path} has the columns {', '.join(given)}, the run had {', '.join(names)}; "
+            f"say which is which by --column, in the order of the run"
+        )
+    return ()
 
 
 def _scale(name, leaf, standardized, model):
@@ -200,6 +219,8 @@ def _doubts(posterior, new, density, classes, some) -> list[str]:
     """What stands against the numbers, a sentence each."""
     import numpy as np
 
+    from diagnostics.verdicts import MIXED_RHAT
+
     doubts = []
     few = int((density.few & some & (density.error > 0)).sum())
     if few:
@@ -209,13 +230,14 @@ def _doubts(posterior, new, density, classes, some) -> list[str]:
     if classes.warning is not None:
         doubts.append(classes.warning)
     rhat = _rhat(posterior, new)
-    if rhat > MIXED:
+    if rhat > MIXED_RHAT:
         doubts.append(f"the chains disagree on the new rows (R-hat {rhat:.3f}): run them for longer before using this")
     return doubts
 
 
 def _rhat(posterior, new) -> float:
-    """The largest R-hat of p(x_n | params) over rows, at most ten of them; 0 where there are no chains to compare."""
+    """The largest R-hat of p(x_n | params) over NUM_JUDGED rows; infinite where one is not a number, 0 without chains
+    to compare."""
     import numpy as np
 
     from diagnostics import prediction
@@ -223,13 +245,13 @@ def _rhat(posterior, new) -> float:
 
     if posterior.kind != "chains" or min(posterior.shape) < 2 or posterior.shape[1] < 4:
         return 0.0
-    rows = np.unique(np.linspace(0, len(new["raw"][next(iter(new["raw"]))]) - 1, 10).astype(int))
+    rows = np.unique(np.linspace(0, len(new["raw"][next(iter(new["raw"]))]) - 1, NUM_JUDGED).astype(int))
     some = None if new["seen"] is None else prediction.take(new["seen"], rows)
     found = []
     for table in prediction.tables(posterior, prediction.take(new["x"], rows), some):
         log_p = np.logaddexp.reduce(table, axis=-1)
         found += [float(az.rhat(log_p[..., n])) for n in range(log_p.shape[-1]) if np.ptp(log_p[..., n]) > 0]
-    return max(found, default=0.0)
+    return max((value if value == value else np.inf for value in found), default=0.0)
 
 
 def _replicates(posterior, new, num, seed, labels) -> dict:

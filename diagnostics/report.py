@@ -100,7 +100,7 @@ def _context(comparison) -> dict[str, Any]:
         "groups": report_tables.groups(comparison),
         "evidence": report_tables.evidence(comparison),
         "labellings": report_tables.labellings(comparison),
-        "starts": starts.sentences(comparison),
+        "starts": _starts(comparison),
         "chains": _chain_pictures(comparison),
         "assignments": _assignment_picture(comparison),
         "costs": report_tables.costs(comparison),
@@ -384,6 +384,14 @@ def _maths(model) -> list[str]:
     except Exception:  # reading a stranger's declaration is a courtesy
         return []
     return [*prior, *observation]
+
+
+def _starts(comparison) -> list[str]:
+    """Where the chains began, where EM can climb from there."""
+    try:
+        return starts.sentences(comparison)
+    except Exception:  # as of `_maths`
+        return []
 
 
 def _graph(model, num_observations) -> list[str]:

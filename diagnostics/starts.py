@@ -11,7 +11,7 @@ from inference import em
 class Mode(NamedTuple):
     """A local maximum of log p(params, x), assignments summed out, up to a relabelling of exchangeable components."""
 
-    log_density: float | None  # None: EM from these starts did not converge
+    log_density: float | None  # None: EM from these starts reached no mode
     num_chains: int
 
 
@@ -30,8 +30,8 @@ def covered(comparison) -> dict[str, list[Mode]]:
     if not starts or em.refuses(model, x):
         return {}
     together = {leaf: np.concatenate([s[leaf] for s in starts.values()]) for leaf in model.param_shapes}
-    densities, converged = em.climb_from(model, x, together)
-    ends = np.split(np.where(converged, densities, np.nan), np.cumsum([_num_chains(s) for s in starts.values()])[:-1])
+    densities, modes = em.climb_from(model, x, together)
+    ends = np.split(np.where(modes, densities, np.nan), np.cumsum([_num_chains(s) for s in starts.values()])[:-1])
     return {name: _modes(each) for name, each in zip(starts, ends, strict=True)}
 
 

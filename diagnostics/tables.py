@@ -328,7 +328,8 @@ def _z_or_value(row, comparison) -> str:
         return _figure(row["mean"])
     if row["z"] is not None:
         return f"{row['z']:+.1f}"
-    if varies(row) or row["reference_mean"] is None or not entry["usable"]:
+    judged = entry["usable"] or entry["kind"] == "mcmc"  # a chain that has not mixed is held to the reference too
+    if varies(row) or row["reference_mean"] is None or not judged:
         return ""
     rows = [other for other in comparison.rows if other["backend"] == row["backend"]]
     return "≠" if constant_differs(row, least_ess(rows)) else "="

@@ -17,6 +17,7 @@ from inference.results import Cost, PointMass
 from zoo.probe import NUM_DRAWS
 
 STATIONARY = 1e-6  # admissible: largest gradient entry per observation, unconstrained space
+FLOOR = 0.02  # of the data's standard deviation: an optimum with a smaller scale is spurious
 EMPTY = 1e-3  # observations: a component expected to hold fewer has run into the border of the simplex
 PRIOR_STARTS = 4  # every fourth restart begins at a prior draw: distance in x can be the wrong idea of a cluster
 LANES = 4  # restarts that run at once, until the slowest of them is done: measured best of 1 to 32 from N = 20 to 1,000
@@ -53,7 +54,7 @@ def em(
     num_restarts=32,
     max_steps=2000,
     tolerance=1e-8,
-    floor=0.02,
+    floor=FLOOR,
     accelerate=True,
     annealing=1.0,
     progress=None,
@@ -135,18 +136,20 @@ def complete(model, x, key, num_restarts) -> PointMass:
 
 
 def climb_from(model, x, params, max_steps=2000):
-    """Where EM ends on log p(params, x) from `params`, leaves (R, ...): log densities (R,), and which converged (R,).
+    """Where EM ends on log p(params, x) from `params`, leaves (R, ...): log densities (R,), and which are modes (R,).
 
-    The mode whose basin a start lies in, as EM draws basins; nothing is said of the mode's worth. Runs the program
-    that `em` runs at its default settings, compiled or not.
+    The mode whose basin a start lies in, as EM draws basins: converged, with no component empty or below the floor.
+    Runs the program that `em` runs at its default settings, compiled or not. Raises KeyboardInterrupt when interrupted.
     """
     x = jax.tree.map(jnp.asarray, x)
     R, N = len(next(iter(params.values()))), num_observations(x)
     eps = float(jnp.finfo(jnp.result_type(float)).eps)
     settings = Settings(*jnp.asarray([max(1e-8, 1e3 * eps), 1.0], jnp.result_type(float)))
     start = Start(params, np.zeros((R, N), np.int32), np.zeros(R, bool))
-    state = _climb(model, build(model, True, True, False), True, start, x, max_steps, settings, None)[0]
-    return state.log_density, state.converged
+    state, _, interrupted = _climb(model, build(model, True, True, False), True, start, x, max_steps, settings, None)
+    if interrupted:
+        raise KeyboardInterrupt("interrupted while EM climbed from the starts of the chains")
+    return state.log_density, state.converged & (state.fewest >= EMPTY) & (state.smallest >= FLOOR)
 
 
 # -- around the loop ---------------------------------------------------------------------------------------------

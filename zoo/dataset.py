@@ -236,6 +236,9 @@ def of_table(
         chosen = tuple(column for own in wanted.values() for column in own)
     else:
         chosen = tuple(columns) or _by_name(table, names) or tuple(table)
+    twice = next((column for column in chosen if chosen.count(column) > 1), None)
+    if twice is not None:
+        raise ValueError(f"column {twice!r} is asked for twice; name each column once")
     for column in chosen:
         if column not in table:
             needs = f"; {name} needs {', '.join(chosen)}" if keys is not None else ""

@@ -163,6 +163,8 @@ def test_a_point_of_em_predicts_too(files, capsys):
         ("{known} --data {words}", "data row 1 is 'heavy', not a number"),
         ("{known} --data {other}", "choose with --column"),
         ("{known} --data {other} --column c", "no column 'c'"),
+        ("{faithful} --data {other}", "has the columns a, b, the run had eruptions, waiting; say which is which"),
+        ("{faithful} --data {pairs} --column waiting,waiting", "column 'waiting' is asked for twice"),
         ("{known} --data {grams} --set a=1", "--set changes a constant of --model"),
         ("{known} --data {grams} --model nothing.py:mine", "no file nothing.py"),
         ("{known} --data {grams} --out {folder}/x.txt", "should be a folder or a CSV file"),

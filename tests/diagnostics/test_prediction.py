@@ -11,6 +11,7 @@ from scipy.special import logsumexp
 import zoo
 from diagnostics import classification, missing, prediction, relabel
 from diagnostics.saved import Posterior
+from zoo.models.overfitted import galaxy_dirichlet_process
 
 Z = 4.4  # standard errors, for at most 100 comparisons
 
@@ -325,3 +326,30 @@ def test_a_missing_category_is_summed_over_and_a_missing_bit_too():
         changed[:, 3] = value
         each.append(model.log_table(params, changed))
     np.testing.assert_allclose(missing.log_table(model, params, x, {"x": seen}), jnp.logaddexp(*each), rtol=1e-10)
+
+
+def test_declared_labels_that_draws_do_not_keep_are_matched_and_never_averaged_over():
+    """Stick-breaking: the prior tells components apart, the draws hold them in any order."""
+    model = galaxy_dirichlet_process(num_components=3)
+    rng = np.random.default_rng(4)
+    order = np.argsort(rng.random((2, 200, 3)), axis=-1)
+    means = rng.normal((9.7, 21.0, 33.0), 0.2, (2, 200, 3))
+    weights = np.broadcast_to([0.2, 0.5, 0.3], means.shape)
+    means, weights = (np.take_along_axis(leaf, order, axis=-1) for leaf in (means, weights))
+    left = 1 - np.cumsum(weights, axis=-1) + weights
+    params = {"sticks": (weights / left)[..., :2], "means": means, "variances": np.full(means.shape, 4.0)}
+    found = classification.classify(posterior(model, params), np.array([9.7, 21.0, 33.0]))
+    assert "after relabelling" in found.rule
+    assert (found.probabilities.value.argmax(axis=1) == [0, 1, 2]).all()
+    assert (found.probabilities.value.max(axis=1) > 0.95).all()
+
+
+def test_a_missing_angle_has_no_mean():
+    model = zoo.MODELS["directions"]
+    params = {
+        "weights": np.full((2, 4, 2), 0.5),
+        "means": np.tile([3.1, -3.1], (2, 4, 1)),
+        "concentrations": np.full((2, 4, 2), 20.0),
+    }
+    found = prediction.conditional(posterior(model, params), np.zeros(1), {"x": np.zeros(1, bool)})
+    assert np.isnan(found.mean).all() and np.isnan(found.covariance).all()

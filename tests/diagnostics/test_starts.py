@@ -18,7 +18,7 @@ def test_the_modes_of_the_starts_are_those_that_em_knows(comparison):
     found = fit(MODELS["bento_425"], "em")
     known = {round(float(f), 6) for f in found.log_density[found.admissible]}
     modes = starts.covered(comparison)
-    assert set(modes) == {"gibbs"}
+    assert set(modes) == {"gibbs"} and any(m.log_density is not None for m in modes["gibbs"])
     for each in modes.values():
         assert sum(m.num_chains for m in each) == 3
         assert {round(m.log_density, 6) for m in each if m.log_density is not None} <= known
