@@ -11,6 +11,7 @@ every interval inside +-.3: agrees; else cannot tell, with the draws needed.
 The spread is judged alike, by E[(f - reference mean)^2] / (2 reference variance) - 1/2, the relative error of the sd.
 """
 
+import math
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -281,12 +282,15 @@ def evidence_agrees(evidence, reference) -> bool | None:
     return abs(evidence[0] - reference[0]) <= EVIDENCE_SE * se + 1e-8
 
 
-def of_evidence(evidence, reference) -> str:
-    """What an estimate of log evidence with its standard error says against the reference's; "" where it cannot."""
+def of_evidence(evidence, reference, most=math.inf) -> str:
+    """What an estimate of log evidence with its standard error says against the reference's; "" where it cannot. An
+    error above `most` is too large for being within it to count."""
     right = evidence_agrees(evidence, reference)
     if right is None:
         return ""
     figures = f"{evidence[0]:.3f} +- {evidence[1]:.2g} (reference {reference[0]:.3f})"
+    if right and evidence[1] > most:
+        return f"; log evidence {figures} is within its error, which is above {most:g}: too uncertain to count as right"
     return f"; log evidence {figures} is {'right within its error' if right else 'off by more than 4 standard errors'}"
 
 

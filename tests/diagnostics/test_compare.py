@@ -511,6 +511,8 @@ def test_a_named_back_end_is_a_long_run_only_when_mixed_and_ten_times_as_long(ba
 def test_an_evidence_from_independent_runs_is_held_against_the_reference():
     assert "right within its error" in verdicts.of_evidence((-65.3, 0.05), (-65.31, 0.0))
     assert "off by more than 4 standard errors" in verdicts.of_evidence((-65.0, 0.05), (-65.31, 0.0))
+    assert "too uncertain to count" in verdicts.of_evidence((-65.0, 0.45), (-65.31, 0.0), 0.1)
+    assert "off by more than 4" in verdicts.of_evidence((-62.0, 0.45), (-65.31, 0.0), 0.1)
     assert verdicts.of_evidence((None, None), (-65.31, 0.0)) == verdicts.of_evidence((-65.0, 0.05), (None, None)) == ""
 
 

@@ -115,6 +115,7 @@ def test_a_run_whose_elbo_still_rises_says_so():
     assert advi._unfinished(noise) == ()
 
 
+@pytest.mark.slow
 def test_a_model_whose_twin_is_derived_is_served_and_one_without_parameters_refused():
     bare = dataclasses.replace(MODELS["bento"], twin=None)
     settings = dict(seed=1, num_restarts=1, num_steps=50, num_draws=10)

@@ -237,7 +237,7 @@ FAMILIES |= SHARED
 COLLAPSED = [name for name, (_, _, whole) in FAMILIES.items() if whole]
 
 
-LONG = ("Normal-Wishart", "Poisson counts", "binomial items", "categorical items", "common precision")
+LONG = ("Wishart", "Normal-Wishart", "Poisson counts", "binomial items", "categorical items", "common precision")
 EACH = [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in FAMILIES]
 
 

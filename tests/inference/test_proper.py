@@ -98,7 +98,9 @@ def test_the_warning_stands_in_the_result():
     assert found.warnings[0].startswith("the posterior is improper: 2 rows are equal (row 3, ")
 
 
-@pytest.mark.parametrize("model, x", [(bento(), EQUAL), (bento(), [450.0]), (bento_full(), EQUAL)])
+@pytest.mark.parametrize(
+    "model, x", [(bento(), EQUAL), (bento(), [450.0]), pytest.param(bento_full(), EQUAL, marks=pytest.mark.slow)]
+)
 def test_equal_or_few_rows_with_a_proper_posterior_are_served_and_agree_with_enumeration(model, x):
     x = np.array(x)
     exact = fit(model, "enumeration", x)
