@@ -63,7 +63,7 @@ WIDE: dict[str, dict[str, Any]] = {
     "galaxy_2_equal": dict(variance_scale=100.0),
     "galaxy_6": dict(rate_shape=2.0, rate_factor=2.0),
     "galaxy_dirichlet_process": dict(num_components=4, variance_scale=200.0),
-    "galaxy_finite_mixtures": dict(num_components=4, variance_scale=200.0),
+    "galaxy_finite_mixtures": dict(num_components=4, rate=2.0, variance_scale=200.0),
     "galaxy_pitman_yor": dict(num_components=4, variance_scale=200.0),
     "galaxy_sparse": dict(num_components=4, concentration=1.0, variance_scale=200.0),
     "iris": dict(prior_sd=(0.5, 0.25, 1.0, 0.5), prior_scale=(1.0, 0.5, 2.0, 1.0)),
