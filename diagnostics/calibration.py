@@ -325,7 +325,10 @@ def ratio_test(model, key, *, n=8, num_points=50) -> dict[str, float]:
         q = rule.conditional(params, jax.nn.one_hot(z, model.num_components), x)
         conditional = q.log_prob(moved[rule.site]).sum() - q.log_prob(params[rule.site]).sum()
         here, there = model.log_joint(params, z, x), model.log_joint(moved, z, x)
-        return jnp.abs(there - here - conditional) / (1 + jnp.abs(here) + jnp.abs(there))
+        impossible = jnp.isneginf(there) & jnp.isneginf(conditional)  # to both: a number too small for the assignments
+        there = jnp.where(impossible, here, there)
+        gap = jnp.where(impossible, 0.0, there - here - conditional)
+        return jnp.abs(gap) / (1 + jnp.abs(here) + jnp.abs(there))
 
     key_draws, key_rest = jax.random.split(key)
     draws = model.prior_draws(key_draws, probe.NUM_DRAWS)
