@@ -132,7 +132,8 @@ def standing(comparison, name) -> Standing:
     elif word == "disagrees":
         off = plots.in_order(report_tables.differing(comparison, name))
         where = ", ".join(off[:3]) + (f" and {len(off) - 3} more" if len(off) > 3 else "")
-        text = f"Its answer differs from {source} by more than chance explains, in {where or 'some quantity'}."
+        where = where or ("its log evidence" if "off by more than 4" in verdict else "some quantity")
+        text = f"Its answer differs from {source} by more than chance explains, in {where}."
     elif word == "agrees":
         close = f"{verdicts.CLOSE:g} posterior standard deviations"
         text = f"Every quantity compared is within {close} of {source}, allowing for chance."
@@ -182,7 +183,7 @@ def _word(entry, verdict, is_reference) -> str:
             return "not usable"
         known = (("at ", "at the optimum"), ("not at ", "not at the optimum"))
         return next((word for start, word in known if verdict.startswith(start)), "ran")
-    if "disagrees with" in verdict:
+    if "disagrees with" in verdict or "off by more than 4 standard errors" in verdict:  # of its draws, or its evidence
         return "disagrees"
     if verdict.startswith("not mixed"):
         return "not mixed"

@@ -433,3 +433,11 @@ def test_without_a_reference_differences_are_measured_by_the_first_usable_back_e
     none = dataclasses.replace(comparison, reference=Reference("none", "no reference", {}), rows=rows)
     source, ruler = plots.ruler_of(none)
     assert source == "good" and "sorted_means[0]" in ruler and "co_clustering[3,6]" not in ruler
+
+
+def test_draws_that_agree_with_an_evidence_that_does_not_are_no_agreement():
+    verdict = "8 independent runs; agrees with quadrature (to within 0.3 sd) on 28 functionals; log evidence "
+    entry = {"status": "ok", "kind": "weighted", "usable": True}
+    assert report._word(entry, verdict + "-65.3 +- 0.03 (reference -65.3) is right within its error", False) == "agrees"
+    off = verdict + "-64.6 +- 0.03 (reference -65.3) is off by more than 4 standard errors"
+    assert report._word(entry, off, False) == "disagrees"
