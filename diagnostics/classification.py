@@ -47,9 +47,7 @@ def labelling(posterior: Posterior) -> Labelling:
         return Labelling(own, "there is one component")
     if not model.exchangeable:
         moved = 0.0 if posterior.kind == "point" else _pivot(posterior).moved
-        if (
-            moved <= relabel.REFUSED
-        ):  # above it the declared labels are those of no component, and the draws are matched
+        if moved <= relabel.REFUSED:  # above it the draws are matched: the declared labels are those of no component
             rule = "labels as the model declares them: its prior or weights tell the components apart"
             says = f"in {moved:.0%} of the draws the components are in another order than in most: they are not settled"
             return Labelling(own, rule, says if moved > UNSETTLED else None)
