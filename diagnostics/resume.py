@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from diagnostics.to_arviz import az, versions
+from diagnostics.to_arviz import load, versions
 from inference.results import Cost, Draws
 from zoo.dataset import checksum
 
@@ -34,13 +34,7 @@ def read(path, model, x) -> Saved:
     ValueError with one sentence: no such file, no chains in it, or a run of another model, data, precision or version.
     """
     path = pathlib.Path(path)
-    if not path.is_file():
-        raise ValueError(f"--resume: no file {path}; give a .nc file that `zoo fit --out` left")
-    try:
-        data = az.from_netcdf(str(path), engine="h5netcdf")
-        data.load()
-    except Exception as error:
-        raise ValueError(f"--resume: {path} cannot be read as a run: {type(error).__name__}") from None
+    data = load(path, "run", "--resume: ")
     said = dict(data.attrs) or dict(getattr(data, "posterior", data).attrs)
     if "sampler_state" not in data.groups() or "assignments" not in data.posterior:
         raise ValueError(f"--resume: {path} has no chains with their state and assignments; run it anew")

@@ -5,7 +5,6 @@ C chains, S draws. A point (em) is one draw; nodes of a grid are (1, M) weighted
 
 import ast
 import json
-import pathlib
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diagnostics.summaries import ROUNDING, carriers, chain_error, runs_mean, weighted_mean
-from diagnostics.to_arviz import az
+from diagnostics.to_arviz import az, load
 from diagnostics.verdicts import FEW_ESS, USABLE_ESS
 from zoo.dataset import checksum
 from zoo.mixture import Mixture
@@ -74,17 +73,7 @@ def read(path, model: Mixture | None = None) -> Posterior:
 
     ValueError with one sentence: no such file, not a result, no posterior in it, or another model's.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise ValueError(f"no file {path}; give a .nc file that zoo fit or zoo compare left with --out")
-    try:
-        data = az.from_netcdf(str(path), engine="h5netcdf")
-        data.load()
-    except Exception as error:
-        raise ValueError(
-            f"{path} cannot be read as a result ({type(error).__name__}); give a .nc file that zoo fit --out left"
-        ) from None
-    return of_data(data, model, str(path))
+    return of_data(load(path, "result"), model, str(path))
 
 
 def of_data(data: az.InferenceData, model: Mixture | None = None, where: str = "the result") -> Posterior:

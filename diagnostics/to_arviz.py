@@ -7,6 +7,7 @@ import os
 import pathlib
 import platform
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,20 @@ def write(data: az.InferenceData, path) -> pathlib.Path:
     data.to_netcdf(str(beside), engine="h5netcdf")
     os.replace(beside, path)
     return path
+
+
+def load(path, kind: str, asked: str = "") -> Any:  # InferenceData, whose groups are attributes made as it is read
+    """What `write` left in the file `path`, in memory; ValueError with one sentence, behind `asked`, for a file that is
+    missing or no `kind`."""
+    left = "give a .nc file that `zoo fit --out` left"
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"{asked}no file {path}; {left}")
+    try:
+        data = az.from_netcdf(str(path), engine="h5netcdf")
+        data.load()
+    except Exception as error:
+        raise ValueError(f"{asked}{path} cannot be read as a {kind} ({type(error).__name__}); {left}") from None
+    return data
 
 
 def resample(draws: Draws, seed: int, num: int = NUM_RESAMPLED) -> Draws:
