@@ -21,8 +21,9 @@ LEVEL = 0.01  # familywise, of each of the tables
 RATIO = 1e-12  # largest error of a conjugate conditional that is rounding
 AGAIN = 4  # a cell that fails calibration gets so many times the data sets, with a new seed
 
+UNKNOWN = "galaxy_finite_mixtures"  # its number of components is a parameter
 DATASETS = 200  # of the calibration, and
-MANY = {"bento[scale=40.0]": 1000, "coffee[scale=20.0]": 1000}  # ... of some models
+MANY = {"bento": 1000, "coffee": 1000, UNKNOWN: 1000}  # ... of some models at their wide constants
 QUICK = 10  # `quick` divides the replicates of joint tests by it,
 QUICK_DATASETS = 40  # and simulates so many data sets
 
@@ -75,13 +76,20 @@ class Table(NamedTuple):
 
 
 def ranked_models() -> list:
-    """The named models at their wide constants, and bento with weights that tell its labels apart."""
-    return [*map(calibration.wide, calibration.NAMED), calibration.wide("bento", weights=(0.7, 0.3))]
+    """The named models at their wide constants, bento with weights that tell its labels apart, and UNKNOWN."""
+    apart = calibration.wide("bento", weights=(0.7, 0.3))
+    return [*map(calibration.wide, calibration.NAMED), apart, calibration.wide(UNKNOWN)]
 
 
 def other_models() -> list:
     """Every other model of the zoo at its wide constants: their kernels have joint tests, and no back end is ranked."""
-    return [calibration.wide(name) for name in zoo.MODELS if name not in calibration.NAMED]
+    return [calibration.wide(name) for name in zoo.MODELS if name not in (*calibration.NAMED, UNKNOWN)]
+
+
+def _many(model) -> int:
+    """Data sets of a model's calibration."""
+    name = model.name.partition("[")[0]
+    return MANY[name] if name in MANY and model.name == calibration.wide(name).name else DATASETS
 
 
 def served(model) -> dict[str, str | None]:
@@ -129,7 +137,7 @@ def calibrate(
         if row is None:
             row = Row(model.name, name + label, inference.TABLE[name][1], commit=source)
             told = progress and (lambda done, total, cell=f"{model.name} {name}": progress(cell, done, total))
-            datasets = num_datasets or (QUICK_DATASETS if quick else MANY.get(model.name, DATASETS))
+            datasets = num_datasets or (QUICK_DATASETS if quick else _many(model))
             try:
                 if calibration.has_kernel(name):
                     row = row._replace(joint=_joint(model, name, label, seed, quick, each_joint))

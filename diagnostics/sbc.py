@@ -20,6 +20,7 @@ import inference
 from diagnostics.calibration import example
 from diagnostics.functionals import occupied, sorted_by
 from diagnostics.to_arviz import az
+from inference import space
 from zoo import probe
 
 NUM_RANKED = 100  # draws among which a generating value is ranked
@@ -95,7 +96,8 @@ class Calibration(NamedTuple):
 
 def num_quantities(model) -> int:
     """How many quantities a back end with assignments is tested on."""
-    return (4 + (model.num_components if sorted_by(model) else 0) if model.param_shapes else 0) + 3
+    of_parameters = 4 + (model.num_components if sorted_by(model) else 0) + len(space.discrete(model))
+    return (of_parameters if model.param_shapes else 0) + 3
 
 
 def sbc(model, backend, seed, *, num_datasets=200, n=10, level=0.01, progress=None) -> Calibration:
@@ -156,8 +158,8 @@ def _observations(model, n):
 
 
 def quantities(model, params, assignments, x) -> dict[str, np.ndarray]:
-    """name -> (C, S): log likelihood, log prior, sorted atoms, log density at two points; log joint, 1{z_0 = z_1} and
-    occupied components of the assignments (C, S, N), unless None."""
+    """name -> (C, S): log likelihood, log prior, sorted atoms, log density at two points, discrete parameters (each one
+    value); log joint, 1{z_0 = z_1} and occupied components of the assignments (C, S, N), unless None."""
     summed_out, joint = _programs(model)
     found = dict(summed_out(params, x)) if params else {}
     if assignments is not None:
@@ -178,6 +180,7 @@ def _programs(model):
         if order is not None:
             atoms = {**model.derived(params), **params}[order]
             found |= {f"sorted {order}[{k}]": atom for k, atom in enumerate(jnp.sort(atoms))}
+        found |= {name: params[name] for name in space.discrete(model)}
         return found | {f"log density at point {i}": value for i, value in enumerate(at_points)}
 
     each = jax.vmap(jax.vmap(summed_out, (0, None)), (0, None))
@@ -202,7 +205,7 @@ def independent(model, draws, chains, x, rng):
     if not chains:
         return thinned, 0.0
     for name, f in values.items():
-        if name not in DISCRETE and not (az.rhat(f) <= MAX_RHAT and az.ess(f) >= NUM_RANKED):
+        if name not in (*DISCRETE, *space.discrete(model)) and not (az.rhat(f) <= MAX_RHAT and az.ess(f) >= NUM_RANKED):
             return None, 0.0
     return thinned, np.array([_autocorrelation(f, stride) for f in values.values()])
 

@@ -53,6 +53,18 @@ def test_a_right_back_end_passes(backend):
     assert len(result.names) == sbc.num_quantities(model) == len(result.p) == 9
 
 
+@pytest.mark.slow
+def test_an_unknown_number_of_components_is_ranked_and_one_that_never_changes_fails(monkeypatch):
+    model = calibration.wide("galaxy_finite_mixtures", num_components=3)
+    result = sbc.sbc(model, "gibbs", 0, num_datasets=20, level=0.001)
+    assert result.verdict == "passed" and "extra" in result.names, result
+    assert len(result.names) == sbc.num_quantities(model)
+    fixed = lambda draws: draws._replace(params=draws.params | {"extra": 0 * draws.params["extra"] + 2})
+    only(monkeypatch, fixed)
+    result = sbc.sbc(model, "gibbs", 0, num_datasets=40, level=1e-4)
+    assert result.p[result.names.index("extra")] < 1e-4, result
+
+
 def only(monkeypatch, change):
     """Every result of `fit` changed: `change(draws)`."""
     monkeypatch.setattr(inference, "fit", lambda *args, **settings: change(fit(*args, **settings)))
