@@ -52,7 +52,7 @@ def by_em(params, x, accelerate, lanes):
     """num_steps -> the back end's state after as many steps of `lanes` restarts, all from `params`."""
     model = three_gaussians()
     params = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (lanes, *leaf.shape)), params)
-    start = Start(params, jnp.zeros((lanes, len(x)), jnp.int32), jnp.zeros(lanes, bool))
+    start = Start(params, jnp.zeros((lanes, len(x)), jnp.int32), jnp.zeros(lanes, bool), jnp.zeros(lanes))
     program, state = build(model, False, accelerate, False).program, first_state(model, params, accelerate)
     settings = Settings(jnp.asarray(1e-8), jnp.asarray(1.0))
     return lambda num_steps: program(state, start, x, jnp.int32(num_steps - 1), settings)

@@ -225,6 +225,13 @@ def _doubts(posterior, new, density, classes, some) -> list[str]:
     few = int((density.few & some & (density.error > 0)).sum())
     if few:
         doubts.append(f"the log density of {few} rows rests on few draws: its error is not to be trusted")
+    if classes.probabilities is not None:
+        p = classes.probabilities
+        few = int((p.few & some & np.any(p.error > 0, axis=1)).sum())
+        if few:
+            doubts.append(
+                f"the class probabilities of {few} rows rest on few draws: their errors are not to be trusted"
+            )
     if np.isnan(density.error).any():
         doubts.append("there are too few draws for errors; four of a chain are needed")
     if classes.warning is not None:

@@ -243,6 +243,8 @@ def _score(posterior, x, seen=None) -> np.ndarray:
         some = None if seen is None else take(seen, chosen)
         log_p = in_blocks(_score_program(model), posterior.params, _shape(posterior), model, take(x, chosen), some)
         share = posterior.share if posterior.params else np.ones((1, 1))
+        if np.isnan(log_p).any():
+            raise ValueError(f"{model.name} has a density that is not a number at an observation drawn from it")
         found.append(logsumexp(log_p, axis=(0, 1), b=share[..., None])[: N - start])
     return np.concatenate(found)
 

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diagnostics.summaries import ROUNDING, carriers, chain_error, runs_mean, weighted_mean
-from diagnostics.to_arviz import az, load
+from diagnostics.to_arviz import HELD, az, load, log_likelihood_held
 from diagnostics.verdicts import FEW_ESS, USABLE_ESS
 from zoo.dataset import checksum
 from zoo.mixture import Mixture
@@ -109,7 +108,9 @@ def rebuilt(name: str, where: str = "the result") -> Mixture:
             given[key] = text
     model = zoo.MODELS.builder(bare)(**given)
     if model.name != name:
-        raise ValueError(f"{where} is a result of {name}, whose constants cannot be read off; give --set NAME=VALUE")
+        raise ValueError(
+            f"{where} is a result of {name}, whose constants cannot be read off; give --model {bare} --set NAME=VALUE"
+        )
     return model
 
 
@@ -195,16 +196,11 @@ def _leaves(group, model, leading, where):
 
 def _hold(data, posterior, where):
     """ValueError where the model, as it is now, gives another density than the one recorded with the run."""
-    model, x = posterior.model, posterior.x
-    if "log_likelihood" not in data.groups() or "x" not in data.log_likelihood or "posterior" not in data.groups():
-        return
-    few = jax.tree.map(lambda leaf: jnp.asarray(leaf[:8]), x)
-    first = {name: np.asarray(data.posterior[name])[0, 0] for name in model.param_shapes}
-    params = {name: jnp.asarray(first[name], shape.dtype) for name, shape in model.param_shapes.items()}
-    now, then = model.pointwise_log_likelihood(params, few), np.asarray(data.log_likelihood["x"])[0, 0, :8]
+    then = json.loads(posterior.said.get(HELD, "[]"))  # nothing in files of earlier versions
+    now = log_likelihood_held(data, posterior.model, posterior.x) if then else []
     tolerance = 1e-6 if posterior.said.get("precision") == "float64" else 1e-2
-    if not np.allclose(now, then, rtol=tolerance, atol=tolerance):
+    if not np.allclose(now, then, rtol=tolerance, atol=tolerance, equal_nan=True):
         raise ValueError(
-            f"{where}: {model.name} has another density now than when it ran (log p(x | params) was {then[0]:.6g}, is "
-            f"{float(now[0]):.6g}); give the same --model file and --set constants"
+            f"{where}: {posterior.model.name} has another density now than when it ran (log p(x | params) was "
+            f"{then[0]:.6g}, is {now[0]:.6g}); give the same --model file and --set constants"
         )

@@ -29,6 +29,7 @@ MAX_ENTRIES = 5e7  # assignments and pointwise log likelihoods are kept when C S
 NUM_REPLICATES = 200  # draws with a posterior predictive data set, all chains together
 MAX_REPLICATED = 5e6  # simulated observations in all
 NUM_RESAMPLED = 1000
+HELD, NUM_HELD = "log_likelihood_held", 8  # attribute of a file, and of how many observations
 PACKAGES = ("jax", "jaxlib", "genjax", "numpyro", "tensorflow-probability", "numpy", "scipy", "arviz")
 
 
@@ -56,10 +57,25 @@ def to_arviz(result, model, x, *, backend="", settings=None, seed=None, data=Non
             draws = draws.resampled if draws.resampled is not None else resample(draws, seed or 0)
         groups |= _posterior(draws, model, x, seed or 0)
     attributes = _attributes(result, model, x, backend, settings, seed, data)
+    attributes[HELD] = json.dumps(log_likelihood_held(groups, model, x))
     for name in ("posterior", "weighted", "point_estimates", "exact"):
         if name in groups:
             groups[name].attrs |= attributes
     return az.InferenceData(attrs=attributes, warn_on_custom_groups=False, **groups)
+
+
+def log_likelihood_held(groups, model, x) -> list[float]:
+    """log p(x_n | params) of the first rows at the first draw, point or node: who reads the file compares them, so that
+    a model that has changed since is noticed. [] where the result keeps no parameters."""
+    kept = (name for name in ("weighted", "posterior", "point_estimates", "exact") if name in groups)
+    group = next((groups[name] for name in kept if set(model.param_shapes) <= set(groups[name])), None)
+    if group is None:
+        return []
+    shapes = model.param_shapes.items()
+    first = {name: np.asarray(group[name]).reshape(-1, *shape.shape)[0] for name, shape in shapes}
+    params = {name: jnp.asarray(first[name], shape.dtype) for name, shape in shapes}
+    rows = jax.tree.map(lambda leaf: jnp.asarray(leaf[:NUM_HELD]), x)
+    return [float(value) for value in model.pointwise_log_likelihood(params, rows)]
 
 
 def write(data: az.InferenceData, path) -> pathlib.Path:

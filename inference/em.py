@@ -19,6 +19,7 @@ from zoo.probe import NUM_DRAWS
 STATIONARY = 1e-6  # admissible: largest gradient entry per observation, unconstrained space
 FLOOR = 0.02  # of the data's standard deviation: an optimum with a smaller scale is spurious
 EMPTY = 1e-3  # observations: a component expected to hold fewer has run into the border of the simplex
+NARROW, BROAD = 0.02, 0.8  # share of each point that a start at centres spreads evenly: scales of clusters, or of all x
 PRIOR_STARTS = 4  # every fourth restart begins at a prior draw: distance in x can be the wrong idea of a cluster
 LANES = 4  # restarts that run at once, until the slowest of them is done: measured best of 1 to 32 from N = 20 to 1,000
 CELLS = 2**22  # table cells of the restarts that run at once: 32 MiB in float64, and some ten arrays of that size
@@ -61,14 +62,15 @@ def em(
 ) -> PointMass:
     """Where EM ends on log p(params, x) (`prior=False`: on log p(x | params)), best admissible restart first.
 
-    Restarts begin at k-means++ centres (Arthur & Vassilvitskii 2007), every fourth at a prior draw. A restart has
-    converged when the largest entry of the gradient of the log density, per observation and in unconstrained space,
-    is below `tolerance`. *Admissible* are restarts that converged, with that gradient below 1e-6, no empty component,
-    every unknown scale of a Normal or Student-t component above `floor` of the data's standard deviation (with unequal
-    scales the likelihood is unbounded, and optima below the floor are spurious; of a covariance matrix the scales of
-    each coordinate given the others are meant), and no direction in which the log density curves upwards. (In float32
-    both bounds on the gradient are what its rounding allows, 1.2e-4 and 1.2e-3.) Admissible restarts come first, then
-    the others, each by descending log density; a restart that ran into a singularity is given at its last finite log
+    Of four restarts three begin at k-means++ centres (Arthur & Vassilvitskii 2007), one of these with components almost
+    as wide as the data, from where fewer run into spikes; the fourth begins at a prior draw. A restart has converged
+    when the largest entry of the gradient of the log density, per observation and in unconstrained space, is below
+    `tolerance`. *Admissible* are restarts that converged, with that gradient below 1e-6, no empty component, every
+    unknown scale of a Normal or Student-t component above `floor` of the data's standard deviation (with unequal scales
+    the likelihood is unbounded, and optima below the floor are spurious; of a covariance matrix the scales of each
+    coordinate given the others are meant), and no direction in which the log density curves upwards. (In float32 both
+    bounds on the gradient are what its rounding allows, 1.2e-4 and 1.2e-3.) Admissible restarts come first, then the
+    others, each by descending log density; a restart that ran into a singularity is given at its last finite log
     density. `ended` says how each one ended, `warnings` count those that are not admissible, and say where no finite
     maximum exists, the log density fell, or the best optimum has no standard errors.
 
@@ -96,7 +98,8 @@ def em(
     eps = float(jnp.finfo(jnp.result_type(float)).eps)
     stationary = max(STATIONARY, 1e4 * eps)
     settings = Settings(*jnp.asarray([max(tolerance, 1e3 * eps), annealing], jnp.result_type(float)))
-    start = Start(params, labels, from_data)
+    evenly = np.where(np.arange(num_restarts) % PRIOR_STARTS == 1, BROAD, NARROW)
+    start = Start(params, labels, from_data, evenly)
     state, climbing, interrupted = _climb(model, built, accelerate, start, x, max_steps, settings, progress)
     ended, errors, looking = _judged(model, bool(prior), state, x, stationary, floor)
     order = np.lexsort((-state.log_density, ended != "converged"))
@@ -135,18 +138,21 @@ def complete(model, x, key, num_restarts) -> PointMass:
     return found
 
 
-def climb_from(model, x, params, max_steps=2000):
+def climb_from(model, x, params, max_steps=2000, prior=True):
     """Where EM ends on log p(params, x) from `params`, leaves (R, ...): log densities (R,), and which are modes (R,).
 
     The mode whose basin a start lies in, as EM draws basins: converged, with no component empty or below the floor.
-    Runs the program that `em` runs at its default settings, compiled or not. Raises KeyboardInterrupt when interrupted.
+    `prior=False`: on log p(x | params). Runs the program that `em` runs at its default settings, compiled or not.
+    Raises KeyboardInterrupt when interrupted.
     """
     x = jax.tree.map(jnp.asarray, x)
     R, N = len(next(iter(params.values()))), num_observations(x)
     eps = float(jnp.finfo(jnp.result_type(float)).eps)
     settings = Settings(*jnp.asarray([max(1e-8, 1e3 * eps), 1.0], jnp.result_type(float)))
-    start = Start(params, np.zeros((R, N), np.int32), np.zeros(R, bool))
-    state, _, interrupted = _climb(model, build(model, True, True, False), True, start, x, max_steps, settings, None)
+    start = Start(params, np.zeros((R, N), np.int32), np.zeros(R, bool), np.zeros(R))
+    state, _, interrupted = _climb(
+        model, build(model, bool(prior), True, False), True, start, x, max_steps, settings, None
+    )
     if interrupted:
         raise KeyboardInterrupt("interrupted while EM climbed from the starts of the chains")
     return state.log_density, state.converged & (state.fewest >= EMPTY) & (state.smallest >= FLOOR)

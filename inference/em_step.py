@@ -23,7 +23,6 @@ import numpy as np
 from inference import conjugacy, space
 
 COLLAPSED = 1e-8  # of the data's standard deviation: on its way to zero, stopped before it overflows
-SMOOTHING = 0.02  # share of each point that a start spreads evenly, so that no cluster begins with scale zero
 CLOSED_STARTS, NEWTON_STARTS = 2, 10  # M-steps at a start's own responsibilities: two if all closed, else more
 STEPS = tuple(4.0**-i for i in range(9))  # fractions of a Newton step that are tried, the largest first; and none
 PATIENCE = 30  # steps without a gradient, or half of all so far, after which it is taken whatever the parameters do
@@ -149,7 +148,7 @@ def build(model, prior: bool, accelerate: bool, anneal: bool) -> Built:
         climbs = keep & free & (s.step > began + (COOLING if anneal else 0))
         fall = jnp.where(climbs, s.log_density - value - 100 * s.rounding, 0.0)
         labels = jax.nn.one_hot(start.labels, model.num_components, dtype=r.dtype)
-        r = jnp.where(starting, (1 - SMOOTHING) * labels + SMOOTHING / model.num_components, r)
+        r = jnp.where(starting, (1 - start.evenly) * labels + start.evenly / model.num_components, r)
         if anneal:
             r = jnp.where(free | starting, r, (1 - KEPT) * r + KEPT * labels)
         moved = m_step(s.params, r, x, known.size)
@@ -244,6 +243,7 @@ class Start(NamedTuple):
     params: Any  # prior draws
     labels: Any  # (R, N) index of the nearest centre
     from_data: Any  # (R,) bool: at those clusters, else at the prior draw
+    evenly: Any  # (R,) share of each point spread evenly over the components: above 0, or a cluster may have no scale
 
 
 class Settings(NamedTuple):

@@ -122,6 +122,27 @@ def test_rows_of_a_standardised_run_are_standardised_too(files, capsys):
     truth = 0.7 * stats.norm.pdf([500, 351, 425], 500, 2) + 0.3 * stats.norm.pdf([500, 351, 425], 350, 2)
     np.testing.assert_allclose([row["log_density"] for row in found["rows"]], np.log(truth), rtol=1e-9)
     assert found["standardized"] == said["standardized"]
+    at = np.array(found["grid"]["x"])
+    truth = 0.7 * stats.norm.pdf(at, 500, 2) + 0.3 * stats.norm.pdf(at, 350, 2)
+    np.testing.assert_allclose(np.exp(found["grid"]["log_density"]), truth, rtol=1e-9, atol=1e-12)
+    assert at.min() < 351 and at.max() > 499 and truth.max() > 0.1
+
+
+@pytest.mark.slow
+def test_missing_entries_of_a_standardised_run_are_those_of_the_run_in_the_units_of_the_file(files, capsys):
+    model, mean, sd = zoo.MODELS["faithful"], np.array([3.5, 71.0]), np.array([1.1, 13.5])
+    raw = {name: np.tile(leaf, (2, 2, *[1] * (leaf.ndim - 2)))[:, :4] for name, leaf in eruptions(4).items()}
+    scaled = raw | {"means": (raw["means"] - mean) / sd, "precisions": raw["precisions"] * np.outer(sd, sd)}
+    said = {name: {"mean": m, "sd": s} for name, m, s in zip(("eruptions", "waiting"), mean, sd, strict=True)}
+    more = {"data": {"columns": list(said), "standardized": said}}
+    path = result(model, scaled, files["folder"] / "scaled.nc", (model.data.x - mean) / sd, **more)
+    lines = [f"{one} --data {files['pairs']} --missing marginalize --json" for one in (path, files["faithful"])]
+    found, truth = (json.loads(run(line, capsys).out)["rows"] for line in lines)
+    assert truth[1]["sd[waiting]"] > 1 and truth[2]["mean[eruptions]"] > 1
+    for one, other in zip(found, truth, strict=True):
+        assert set(one) == set(other)
+        for name in [name for name in one if name.startswith(("log_", "mean", "sd", "probability[")) and one[name]]:
+            np.testing.assert_allclose(one[name], other[name], rtol=1e-8, err_msg=name)
 
 
 def test_a_model_of_a_file_is_named_again_and_held_to_its_run(files, capsys):
@@ -139,6 +160,11 @@ def test_a_model_of_a_file_is_named_again_and_held_to_its_run(files, capsys):
     other = files["folder"] / "other.py"
     other.write_text(MODEL_FILE.replace("SCALE", "2.0"))
     assert "another density now" in run(f"{kept} --data {new} --model {other}:mine", capsys, 2).err
+    ones = np.ones(1)
+    point = PointMass({"means": np.array([[-2.75, 2.5]])}, -ones, ones, ones > 0, ones > 0, 0 * ones, Cost())
+    kept = write(to_arviz(point, load(f"{path}:mine"), x, backend="em"), files["folder"] / "point.nc")
+    run(f"{kept} --data {new} --model {path}:mine", capsys)
+    assert "another density now" in run(f"{kept} --data {new} --model {other}:mine", capsys, 2).err
 
 
 def test_a_point_of_em_predicts_too(files, capsys):
@@ -150,6 +176,16 @@ def test_a_point_of_em_predicts_too(files, capsys):
     found = json.loads(run(f"{path} --data {files['grams']} --json", capsys).out)
     assert [row["component"] for row in found["rows"][:2]] == [1, 0] and "point estimate" in found["classification"]
     assert found["rows"][0]["log_density_error"] == 0
+
+
+def test_class_probabilities_that_rest_on_few_draws_are_told(files, capsys):
+    params = bentos(20)
+    params["variances"][0, 0, 0] = 5000.0  # two draws alone know of a point between the kinds,
+    params["variances"][1, 0, 1] = 5000.0  # and one takes it for the lighter kind, one for the heavier
+    path = result(zoo.MODELS["bento_full"], params, files["folder"] / "few.nc")
+    new = table(files["folder"] / "between.csv", "weight", "425")
+    found = json.loads(run(f"{path} --data {new} --json", capsys).out)
+    assert any(said.startswith("the class probabilities of 1 rows rest on few draws") for said in found["warnings"])
 
 
 @pytest.mark.parametrize(

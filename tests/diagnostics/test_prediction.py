@@ -96,6 +96,13 @@ def test_the_grid_of_counts_is_whole_numbers_and_sums_to_one():
     assert (points == np.arange(61)).all() and abs(np.exp(found.value).sum() - 1) < 1e-12
 
 
+def test_simulated_observations_without_a_density_are_an_error(monkeypatch):
+    nothing = lambda model: lambda index, params, x, seen: jnp.full((1, 1, len(x)), jnp.nan)
+    monkeypatch.setattr(prediction, "_score_program", nothing)
+    with pytest.raises(ValueError, match="bento_known has a density that is not a number at an observation drawn"):
+        prediction.tail(known(), np.array([500.0]))
+
+
 @pytest.mark.parametrize("draws", [False, True])
 def test_tail_probabilities_are_those_of_quadrature(draws):
     grid = np.linspace(250, 600, 400_001)
