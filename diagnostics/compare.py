@@ -21,7 +21,6 @@ from diagnostics.reference import Reference, choose
 from diagnostics.rows import COLUMNS, finite, rows_of, stuck
 from diagnostics.summaries import Summary, summarise
 from diagnostics.to_arviz import to_arviz, versions, write
-from inference.smc import LARGEST_SE
 from zoo import nearest
 from zoo.dataset import Dataset, checksum
 from zoo.tables import is_frame
@@ -353,7 +352,7 @@ def _judge(comparison: Comparison, summaries):
             start = f"{num_runs} independent runs" if entry["usable"] else "not usable"
             known = (reference.log_evidence, reference.log_evidence_se)
             evidence = (entry["log_evidence"], entry["log_evidence_se"])
-            of_evidence = verdicts.of_evidence(evidence, known, LARGEST_SE)
+            of_evidence = verdicts.of_evidence(evidence, known, verdicts.LARGEST_SE["runs"])
             entry["verdict"] = f"{start}; {said}{of_evidence}"
         else:
             entry["usable"] = not broken

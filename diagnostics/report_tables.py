@@ -6,6 +6,7 @@ from typing import Any
 
 from diagnostics import plots, verdicts
 from diagnostics.functionals import fixed_points
+from inference.results import Draws
 
 DASH = "–"  # no such quantity
 MINUS = "−"
@@ -216,13 +217,21 @@ def evidence(comparison) -> list[dict[str, str]]:
         }
         if reference.log_evidence is not None and name != reference.source:
             line["difference"] = power(value - reference.log_evidence)
-            agrees = verdicts.evidence_agrees((value, error), (reference.log_evidence, reference.log_evidence_se))
-            says = {True: "within its error", False: "off by more than 4 standard errors", None: ""}[agrees]
+            known = (reference.log_evidence, reference.log_evidence_se)
+            says = verdicts.evidence_says((value, error), known, _largest_se(comparison.results.get(name)))
             line["says"] = "; ".join(filter(None, (says, line["says"])))
         elif name == reference.source:
             line["says"] = "reference"
         lines.append(line)
     return lines
+
+
+def _largest_se(result) -> float:
+    """Of the log evidence of weighted draws, or of independent runs of them."""
+    log_weights = getattr(result, "log_weights", None)
+    if not isinstance(result, Draws) or log_weights is None:
+        return math.inf
+    return verdicts.LARGEST_SE["runs" if len(log_weights) > 1 else "weighted"]
 
 
 def _bound(name, elbo, known) -> dict[str, str]:

@@ -28,6 +28,7 @@ USABLE_ESS, USABLE_PARETO = 100, 0.7
 FEW_ESS = 10  # below it not even the standard error means anything
 SAME = 1e-6  # constants: absolute, and relative to the reference
 EVIDENCE_SE = 4.0
+LARGEST_SE = {"weighted": 0.02, "runs": 0.1}  # of a log evidence, by what it comes from: above, it says too little
 SHARE_OFF = 0.01  # of the draws in one labelling
 RARE = 1e-3  # a probability never seen may be so large that missing it had this probability
 MANY = 100  # draws: with fewer, that the standard error of a mean rests on few of them says nothing about its tail
@@ -260,7 +261,8 @@ def of_weights(rows, source, num_draws, weight_ess, pareto_k, evidence, referenc
     size = f"{weight_ess:,.0f}" if weight_ess >= FEW_ESS else f"{weight_ess:.3g}"
     figures = f"effective sample size of the weights {size}, Pareto k {pareto_k:.2f}"
     right = evidence_agrees(evidence, reference_evidence)
-    says = of_evidence(evidence, reference_evidence)
+    most = LARGEST_SE["weighted"] if usable(weight_ess, pareto_k) else math.inf  # others have said that they are few
+    says = of_evidence(evidence, reference_evidence, most)
     if usable(weight_ess, pareto_k) and not_finite(rows):
         return f"not usable, not finite in some draws: {_list(not_finite(rows))} ({figures}){says}"
     if usable(weight_ess, pareto_k):
@@ -283,15 +285,17 @@ def evidence_agrees(evidence, reference) -> bool | None:
 
 
 def of_evidence(evidence, reference, most=math.inf) -> str:
-    """What an estimate of log evidence with its standard error says against the reference's; "" where it cannot. An
-    error above `most` is too large for being within it to count."""
+    """What an estimate of log evidence with its standard error says against the reference's; "" where it cannot."""
+    says = evidence_says(evidence, reference, most)
+    return says and f"; log evidence {evidence[0]:.3f} +- {evidence[1]:.2g} (reference {reference[0]:.3f}) is {says}"
+
+
+def evidence_says(evidence, reference, most=math.inf) -> str:
+    """The same without the figures. An error above `most` is too large for being within it to count."""
     right = evidence_agrees(evidence, reference)
-    if right is None:
-        return ""
-    figures = f"{evidence[0]:.3f} +- {evidence[1]:.2g} (reference {reference[0]:.3f})"
     if right and evidence[1] > most:
-        return f"; log evidence {figures} is within its error, which is above {most:g}: too uncertain to count as right"
-    return f"; log evidence {figures} is {'right within its error' if right else 'off by more than 4 standard errors'}"
+        return f"within its error, which is above {most:g}: too uncertain to count as right"
+    return {True: "right within its error", False: "off by more than 4 standard errors", None: ""}[right]
 
 
 def of_point(

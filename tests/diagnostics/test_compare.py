@@ -513,6 +513,8 @@ def test_an_evidence_from_independent_runs_is_held_against_the_reference():
     assert "off by more than 4 standard errors" in verdicts.of_evidence((-65.0, 0.05), (-65.31, 0.0))
     assert "too uncertain to count" in verdicts.of_evidence((-65.0, 0.45), (-65.31, 0.0), 0.1)
     assert "off by more than 4" in verdicts.of_evidence((-62.0, 0.45), (-65.31, 0.0), 0.1)
+    uncertain = verdicts.of_weights([], "exact", 10_000, 1000.0, 0.5, (-118.539, 0.027), (-118.548, 0.0))
+    assert "which is above 0.02: too uncertain to count as right" in uncertain
     assert verdicts.of_evidence((None, None), (-65.31, 0.0)) == verdicts.of_evidence((-65.0, 0.05), (None, None)) == ""
 
 
