@@ -7,6 +7,7 @@ import argparse
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 
 import inference
 import zoo
@@ -46,9 +47,10 @@ def not_mixed(comparison: Comparison) -> list[str] | None:
     return [name for name, entry in chains.items() if not entry["usable"]] if chains else None
 
 
-def page(names, command, backends=None, progress=print) -> str:
-    """Runs `backends` (default: all) on the models `names`; the page in Markdown, which chains mixed on top."""
-    began, lines, mixed, rest = time.perf_counter(), [], [], []
+def pages(names, command, backends=None) -> Iterator[str]:
+    """Runs `backends` (default: all) on the models `names`; after each the page so far in Markdown, on top of it which
+    chains mixed."""
+    began, source, lines, mixed, rest = time.perf_counter(), commit() or "unknown", [], [], []
     for name in names:
         comparison = compare(zoo.MODELS[name], backends or list(inference.BACKENDS), seed=0)
         reference = comparison.reference
@@ -60,13 +62,14 @@ def page(names, command, backends=None, progress=print) -> str:
             mixed.append(name)
         elif missing:
             rest.append(f"{name} ({', '.join(missing)})")
-        progress(f"{name}: {time.perf_counter() - began:.0f} s")
-    minutes = (time.perf_counter() - began) / 60
-    head = HEAD.format(command=command, minutes=minutes, versions=versions(), commit=commit() or "unknown")
-    summary = [f"**Mixed under every Markov chain that serves them** ({len(mixed)}): {', '.join(mixed) or 'none'}."]
-    if rest:
-        summary += ["", f"Not mixed somewhere ({len(rest)}), the reasons below: {', '.join(rest)}."]
-    return "\n".join([head, *summary, *lines]) + "\n"
+        minutes = (time.perf_counter() - began) / 60
+        head = HEAD.format(command=command, minutes=minutes, versions=versions(), commit=source)
+        summary = [f"**Mixed under every Markov chain that serves them** ({len(mixed)}): {', '.join(mixed) or 'none'}."]
+        if rest:
+            summary += ["", f"Not mixed somewhere ({len(rest)}), the reasons below: {', '.join(rest)}."]
+        if name != names[-1]:
+            summary += ["", f"Unfinished: {names.index(name) + 1} of {len(names)} models."]
+        yield "\n".join([head, *summary, *lines]) + "\n"
 
 
 def main(arguments: list[str]) -> None:
@@ -77,7 +80,8 @@ def main(arguments: list[str]) -> None:
     args = parser.parse_args(arguments)
     command = " ".join(["python -m diagnostics.cells", *arguments])
     backends = args.backends and args.backends.split(",")
-    pathlib.Path(args.file).write_text(page(args.models or list(zoo.MODELS), command, backends), encoding="utf-8")
+    for page in pages(args.models or list(zoo.MODELS), command, backends):
+        pathlib.Path(args.file).write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":
