@@ -102,6 +102,7 @@ def _context(comparison) -> dict[str, Any]:
         "labellings": report_tables.labellings(comparison),
         "starts": _starts(comparison),
         "chains": _chain_pictures(comparison),
+        "restarts": report_tables.restarts(comparison),
         "assignments": _assignment_picture(comparison),
         "costs": report_tables.costs(comparison),
         "cost_picture": _cost_picture(comparison),

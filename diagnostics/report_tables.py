@@ -4,12 +4,13 @@ import math
 import re
 from typing import Any
 
-from diagnostics import plots, verdicts
+from diagnostics import plots, summaries, verdicts
 from diagnostics.functionals import fixed_points
-from inference.results import Draws
+from inference.results import Draws, PointMass
 
 DASH = "–"  # no such quantity
 MINUS = "−"
+NUM_ENDS = 20  # lines of a table of restarts
 
 
 def number(value, error=None, digits=6) -> str:
@@ -273,6 +274,12 @@ def _share(value) -> str:
 
 def _mass(value) -> str:
     return DASH if value is None else f"{value:.4f}" if value >= 5e-3 else power(value)
+
+
+def restarts(comparison) -> dict[str, list[tuple[str, ...]]]:
+    """Back end -> how its restarts ended, of those that give a point; the first NUM_ENDS lines."""
+    points = {name: one for name, one in comparison.results.items() if isinstance(one, PointMass)}
+    return {name: summaries.restarts(one)[:NUM_ENDS] for name, one in points.items()}
 
 
 def costs(comparison) -> list[dict[str, str]]:

@@ -55,6 +55,20 @@ def summarise(result, kind: str, model, x) -> Summary:
     )
 
 
+def restarts(result) -> list[tuple[str, ...]]:
+    """How the restarts of a PointMass ended, as texts, one line for all that ended alike: the word for it, log density,
+    how many, fewest and most steps, largest gradient entry per observation."""
+    alike: dict[tuple[str, str], list[int]] = {}
+    for r, (ended, density) in enumerate(zip(result.ended, result.log_density, strict=True)):
+        alike.setdefault((ended, f"{density:.6f}"), []).append(r)
+    lines: list[tuple[str, ...]] = []
+    for (ended, density), members in alike.items():
+        steps, gradients = np.asarray(result.num_steps)[members], np.asarray(result.gradient_norm)[members]
+        steps_said = f"{steps.min()}-{steps.max()}"
+        lines.append((ended, density, str(len(members)), steps_said, f"{gradients.max():.1e}"))
+    return lines
+
+
 def _share_error(f) -> float | None:
     """MCSE of a share; None where the order never changes, or draws are too few."""
     error = chain_error(f) if np.ptp(f) > 0 else math.nan

@@ -247,6 +247,8 @@ def print_point(out, result):
     """The best point with its standard errors, and how the restarts ended: one line for all that ended alike."""
     import numpy as np
 
+    from diagnostics.summaries import restarts
+
     table = _table("Best admissible point", "parameter", "value", "standard error")
     for name, leaf in result.params.items():
         errors = None if result.standard_errors is None else np.asarray(result.standard_errors[name])
@@ -257,14 +259,9 @@ def print_point(out, result):
             )
     if np.any(result.admissible):
         out.print(table)
-    alike: dict[tuple[str, str], list[int]] = {}
-    for r, (ended, density) in enumerate(zip(result.ended, result.log_density, strict=True)):
-        alike.setdefault((ended, f"{density:.6f}"), []).append(r)
     table = _table("Restarts", "ended", "log density", "restarts", "steps", "largest gradient")
-    for (ended, density), members in alike.items():
-        steps = np.asarray(result.num_steps)[members]
-        gradient = np.max(np.asarray(result.gradient_norm)[members])
-        table.add_row(ended, density, str(len(members)), f"{steps.min()}-{steps.max()}", f"{gradient:.1e}")
+    for line in restarts(result):
+        table.add_row(*line)
     out.print(table)
 
 

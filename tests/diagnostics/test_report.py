@@ -56,7 +56,8 @@ def point():
     means = np.array([[350.25990, 499.98668], [350.0, 350.0]])
     densities = np.array([float(bento().log_density({"means": m}, bento().data.x)) for m in means])
     yes = np.array([True, True])
-    return PointMass({"means": means}, densities, np.array([5, 9]), yes, yes, np.zeros(2), COST)
+    ended = np.array(["converged", "converged"])
+    return PointMass({"means": means}, densities, np.array([5, 9]), yes, yes, np.zeros(2), COST, ended=ended)
 
 
 def everything():
@@ -326,6 +327,21 @@ def test_draws_that_are_not_finite_and_single_chains_say_so():
 def test_a_point_has_no_largest_error_of_a_mean_in_the_table_of_costs(comparison):
     error = {line["name"]: line["error"] for line in report_tables.costs(comparison)}
     assert error["em"] == "–" and error["good"] != "–"
+
+
+def test_the_restarts_of_a_point_are_listed_with_how_they_ended(comparison, page):
+    same = np.repeat(point().log_density[0], 25)
+    many = point()._replace(
+        log_density=np.r_[same, -900.0 - np.arange(30)],
+        num_steps=np.arange(55),
+        gradient_norm=np.full(55, 1e-9),
+        ended=np.array(["converged"] * 25 + ["below the floor"] * 30),
+    )
+    lines = report_tables.restarts(types.SimpleNamespace(results={"em": many, "good": comparison.results["good"]}))
+    assert list(lines) == ["em"] and len(lines["em"]) == 20
+    assert lines["em"][0] == ("converged", f"{same[0]:.6f}", "25", "0-24", "1.0e-09")
+    assert lines["em"][1] == ("below the floor", "-900.000000", "1", "25-25", "1.0e-09")
+    assert "Where the restarts of em ended" in page and "restarts of good" not in page
 
 
 def test_only_a_point():
