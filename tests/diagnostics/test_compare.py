@@ -14,6 +14,7 @@ from diagnostics import summaries, tables, verdicts
 from diagnostics.compare import compare, plan
 from diagnostics.reference import Reference, Value, value_of
 from diagnostics.rows import COLUMNS, constant, row_of
+from inference import smc
 from inference.results import Cost, Draws, Exact, PointMass
 from zoo.models.bento import bento
 from zoo.models.coffee import coffee
@@ -511,6 +512,7 @@ def test_a_named_back_end_is_a_long_run_only_when_mixed_and_ten_times_as_long(ba
 def test_an_evidence_from_independent_runs_is_held_against_the_reference():
     assert "right within its error" in verdicts.of_evidence((-65.3, 0.05), (-65.31, 0.0))
     assert "off by more than 4 standard errors" in verdicts.of_evidence((-65.0, 0.05), (-65.31, 0.0))
+    assert verdicts.LARGEST_SE["runs"] == smc.LARGEST_SE, "the bound up to which smc goes on"
     assert "too uncertain to count" in verdicts.of_evidence((-65.0, 0.45), (-65.31, 0.0), 0.1)
     assert "off by more than 4" in verdicts.of_evidence((-62.0, 0.45), (-65.31, 0.0), 0.1)
     uncertain = verdicts.of_weights([], "exact", 10_000, 1000.0, 0.5, (-118.539, 0.027), (-118.548, 0.0))
