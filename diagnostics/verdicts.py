@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from scipy.stats import t as student
 
+from inference.importance import ENOUGH
+
 MIXED_ESS = 1000
 MIXED_RHAT = 1.01
 LEVEL = 0.01  # of the simultaneous intervals
@@ -28,7 +30,7 @@ USABLE_ESS, USABLE_PARETO = 100, 0.7
 FEW_ESS = 10  # below it not even the standard error means anything
 SAME = 1e-6  # constants: absolute, and relative to the reference
 EVIDENCE_SE = 4.0
-LARGEST_SE = {"weighted": 0.02, "runs": 0.1}  # of a log evidence, by what it comes from: above, it says too little
+LARGEST_SE = {"weighted": ENOUGH, "runs": 0.1}  # of a log evidence, by what it comes from: above, it says too little
 SHARE_OFF = 0.01  # of the draws in one labelling
 RARE = 1e-3  # a probability never seen may be so large that missing it had this probability
 MANY = 100  # draws: with fewer, that the standard error of a mean rests on few of them says nothing about its tail

@@ -24,6 +24,8 @@ CELLS = 2**20  # table cells in one block: 8 MiB in float64, and some ten arrays
 MAX_BLOCK = 2**15  # particles in one block
 MAX_ENTRIES = 5e7  # assignments are kept when particles times observations are at most this
 MAX_KNOWN = 10_000  # particles when nothing but the assignments is unknown: all weights are equal
+PARTICLES, MOST_TIMES = 1_000_000, 4  # by default: how many, and how many times as many where the evidence needs them
+ENOUGH = 0.02  # standard error of a log evidence: with more it says too little
 FEW_ESS = 10  # below: the weights have collapsed, and there is no estimate of the evidence
 MIN_ESS, MAX_K = 100, 0.7  # usable: weight ESS at least, Pareto k at most (Vehtari et al. 2024, section 3)
 
@@ -34,22 +36,26 @@ def refuses(model, x) -> str | None:
 
 
 def importance(
-    model, x, key, *, num_particles=1_000_000, num_resampled=0, block: int | None = None, progress=None
+    model, x, key, *, num_particles: int | None = None, num_resampled=0, block: int | None = None, progress=None
 ) -> Draws:
     """Weighted draws of the parameters, assignments summed out: from the prior, with log weights log p(x | params).
 
     `params` leaves (1, S, ...), `log_weights` (1, S), `log_evidence` with its standard error by the delta method;
-    assignments are None. `num_resampled` > 0 adds `resampled`, that many equal-weight draws by systematic resampling,
-    each with an exact draw of its assignments. `block` particles are worked on at a time (default: bounded memory).
+    assignments are None. Unless `num_particles` says how many, a million are drawn, and up to four million where the
+    first are usable and promise a standard error of .02 by so many; that their own error chooses the number biases the
+    estimate by a fraction of that error only. `num_resampled` > 0 adds `resampled`, that many equal-weight draws by
+    systematic resampling, each with an exact draw of its assignments. `block` particles are worked on at a time
+    (default: bounded memory).
     A model without unknown parameters has equal weights and exact evidence: at most 10,000 particles are drawn, each
-    with exact assignments. After each block `progress(done, num_particles)`.
+    with exact assignments. After each block `progress(done, total)`; the total may grow once.
     """
-    used = num_particles
+    asked = used = PARTICLES if num_particles is None else num_particles
     if not model.param_shapes:
-        used = min(num_particles, max(2, min(MAX_KNOWN, int(MAX_ENTRIES // num_observations_of(x)))))
-    draws = _run(model, _summed_out(model), x, key, used, num_resampled, block, progress)
-    if used < num_particles:
-        said = f"no unknown parameter: {used} particles of equal weight serve for {num_particles}"
+        used = min(asked, max(2, min(MAX_KNOWN, int(MAX_ENTRIES // num_observations_of(x)))))
+    most = MOST_TIMES * used if num_particles is None else used
+    draws = _run(model, _summed_out(model), x, key, used, num_resampled, block, progress, most)
+    if used < asked:
+        said = f"no unknown parameter: {used} particles of equal weight serve for {asked}"
         draws = draws._replace(warnings=(*draws.warnings, said))
     return draws
 
@@ -146,7 +152,7 @@ def collapsed(log_weights) -> bool:
 # -- running -------------------------------------------------------------------------------------------------
 
 
-def _run(model, program, x, key, num_particles, num_resampled, block, progress) -> Draws:
+def _run(model, program, x, key, num_particles, num_resampled, block, progress, most=0) -> Draws:
     if num_particles < 2 or (block is not None and block < 1):  # one weight says nothing of its own error
         raise ValueError(f"num_particles should be at least 2 and block at least 1, got {num_particles} and {block}")
     x = jax.tree.map(jnp.asarray, x)
@@ -154,6 +160,13 @@ def _run(model, program, x, key, num_particles, num_resampled, block, progress) 
     out, done, cost = in_blocks(model, program, (key_particles, x), None, num_particles, block, progress)
     if done == 0:
         raise KeyboardInterrupt("interrupted before the first block of particles")
+    wanted = wanted_particles(out["log_weights"], most) if done == num_particles else done
+    if wanted > num_particles:
+        start, num_particles = num_particles, wanted
+        rest, done, spent = in_blocks(model, program, (key_particles, x), None, wanted, block, progress, start)
+        cost += spent
+        if done > start:
+            out = jax.tree.map(lambda *leaves: np.concatenate(leaves), out, rest)
     said = judge(out["log_weights"])
     if done < num_particles:
         said += ("interrupted: only the finished part is here",)
@@ -179,14 +192,26 @@ def _run(model, program, x, key, num_particles, num_resampled, block, progress) 
     return draws
 
 
-def in_blocks(model, program, shared, rows, total, block, progress):
-    """`program(indices, rows, *shared)` for indices 0..total-1, `block` at a time by one compiled program.
+def wanted_particles(log_weights, most) -> int:
+    """How many particles give the log evidence a standard error of ENOUGH, by these weights, with a tenth to spare.
 
-    Outputs as NumPy arrays with leading axis `done`, `done` (less than `total` after Ctrl-C), and the cost.
+    No more than there are where the weights are not usable, or where even `most` would not do.
+    """
+    S, (_, error) = log_weights.size, log_evidence(log_weights)
+    if error is None or error <= ENOUGH or judge(log_weights):
+        return S
+    wanted = int(np.ceil(1.1 * S * (error / ENOUGH) ** 2))
+    return wanted if wanted <= most else S
+
+
+def in_blocks(model, program, shared, rows, total, block, progress, start=0):
+    """`program(indices, rows, *shared)` for indices start..total-1, `block` at a time by one compiled program.
+
+    Outputs as NumPy arrays with leading axis `done - start`, `done` (less than `total` after Ctrl-C), and the cost.
     """
     if block is None:
         block = int(np.clip(CELLS // (num_observations_of(shared[-1]) * model.num_components), 1, MAX_BLOCK))
-    block = min(block, total)
+    block = min(block, total - start)
 
     def arguments(first):
         here = first + np.arange(block)
@@ -194,7 +219,7 @@ def in_blocks(model, program, shared, rows, total, block, progress):
         return (jnp.asarray(here, jnp.int32), jax.tree.map(lambda leaf: jnp.asarray(leaf[taken]), rows), *shared)
 
     ready, seconds, size = loop.compiled(program, *arguments(0))
-    outs, done, started = [], 0, time.perf_counter()
+    outs, done, started = [], start, time.perf_counter()
     try:
         while done < total:
             kept = min(block, total - done)

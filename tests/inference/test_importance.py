@@ -89,6 +89,28 @@ def test_the_stated_error_is_the_spread_over_independent_runs():
     assert abs(z.mean()) < 0.52 and abs(z.std() - 1) < 0.37
 
 
+def test_as_many_more_particles_are_drawn_as_the_evidence_needs_and_its_error_stays_the_spread(monkeypatch):
+    monkeypatch.setattr(module, "PARTICLES", 8000)
+    monkeypatch.setattr(module, "ENOUGH", 0.05)
+    runs = [importance(WIDE, WIDE.data.x, jax.random.key(seed)) for seed in range(60)]
+    assert all(draws.log_weights.shape == (1, draws.num_done) for draws in runs)
+    assert sum(8000 < draws.num_done <= 32_000 and draws.log_evidence_se < 0.06 for draws in runs) > 50
+    z = np.array([z_score(draws, BENTO["bento.sigma40"]["value"]["log_evidence"]) for draws in runs])
+    assert abs(z.mean()) < 0.52 and abs(z.std() - 1) < 0.37  # as above
+    same = importance(WIDE, WIDE.data.x, jax.random.key(0), num_particles=runs[0].num_done)
+    assert_array_equal(runs[0].params["means"], same.params["means"])  # no particle twice, none left out
+    assert_allclose(runs[0].log_weights, same.log_weights, rtol=1e-12)
+
+
+def test_no_more_particles_where_they_would_not_do_or_were_not_asked_for():
+    weights = np.log(np.random.default_rng(0).gamma(0.02, size=(1, 20_000)))  # se about sqrt(50 / 20,000) = .05
+    error = log_evidence(weights)[1]
+    assert 0.04 < error < 0.06 and not module.judge(weights)
+    assert module.wanted_particles(weights, 4 * 20_000) == 20_000  # some 7 times as many would be needed
+    assert module.wanted_particles(weights, 200_000) == int(np.ceil(1.1 * 20_000 * (error / 0.02) ** 2))
+    assert importance(WIDE, WIDE.data.x, KEY, num_particles=4000).num_done == 4000
+
+
 def test_a_log_weight_is_the_log_likelihood_of_its_particle():
     params = jax.tree.map(lambda leaf: leaf[0, :20], wide().params)
     expected = jax.vmap(lambda p: WIDE.log_likelihood(p, jnp.asarray(WIDE.data.x)))(params)
