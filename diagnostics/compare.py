@@ -280,6 +280,8 @@ def _run(model, name, x, seed, settings, progress, resume=None):
         result = inference.fit(model, name, x, seed, resume=resume, **settings)
     except KeyboardInterrupt as stop:
         return _entry(name, "failed", str(stop) or INTERRUPTED), None
+    except inference.Refused as error:  # a setting that the model does not allow
+        return _entry(name, "refused", _sentence(error)), None
     except Exception as error:  # whatever went wrong in one back end, the others' results are kept
         return _entry(name, "failed", _sentence(error)), None
     draws = result.draws if getattr(result, "draws", None) is not None else result
@@ -312,7 +314,7 @@ def _sentence(error) -> str:
     """An exception as one line."""
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else ""
-    if not isinstance(error, ValueError | inference.Refused) or not text:
+    if not isinstance(error, ValueError) or not text:
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
     return text if len(text) <= 300 else text[:299] + "…"
 

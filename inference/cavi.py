@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inference import conjugacy, em, labels, loop
+from inference import conjugacy, em, labels, loop, space
 from inference.expected import family_of, kl, spread_by_mean
 from inference.importance import pareto_k
 from inference.results import Cost, Draws
@@ -58,7 +58,8 @@ def refuses(model, x) -> str | None:
     found = {rule.site for rule in served(model)}
     others = [name for name in model.param_shapes if name not in found]
     if others:
-        return f"no coordinate-ascent update is built for {', '.join(others)}; advi serves models with a NumPyro twin"
+        instead = "" if space.discrete(model) else "; advi serves models with a NumPyro twin"
+        return f"no coordinate-ascent update is built for {', '.join(others)}{instead}"
     return None
 
 

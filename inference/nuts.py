@@ -9,7 +9,7 @@ import numpy as np
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import log_density
 
-from inference import em, labels, loop, space
+from inference import Refused, em, labels, loop, space
 from inference.results import Cost, Draws
 
 RESTARTS = 4  # of EM per chain, when chains start from them
@@ -65,8 +65,8 @@ def nuts(
 
     `stats` have the step size, tree depth, divergences and energy of every draw. What warmup arrived at is in `state`,
     one per chain: kernel.adapt_state.step_size (C,) and inverse_mass_matrix (C, D, D), or (C, D) with
-    `dense_mass=False`, over the unconstrained parameters by name. Raises ValueError for a model that cannot be
-    ordered, or that EM cannot serve.
+    `dense_mass=False`, over the unconstrained parameters by name. Raises Refused for a model that cannot be
+    ordered, or that EM cannot serve where chains start from it.
     """
     _check(model, x, ordered, starts)
     sampler = build(model, num_warmup, permute, dense_mass, target_accept, max_tree_depth, ordered=ordered)
@@ -89,9 +89,9 @@ def nuts(
 
 def _check(model, x, ordered, starts):
     if ordered and labels.why_not_ordered(model):
-        raise ValueError(f"nuts: ordered=True is not for {model.name}: {labels.why_not_ordered(model)}")
+        raise Refused(f"nuts: ordered=True is not for {model.name}: {labels.why_not_ordered(model)}")
     if starts == "em" and em.refuses(model, x):
-        raise ValueError(f"nuts: starts='em' is not for {model.name}: {em.refuses(model, x)}")
+        raise Refused(f"nuts: starts='em' is not for {model.name}: {em.refuses(model, x)}")
 
 
 class Starts(NamedTuple):
@@ -182,18 +182,24 @@ def build(
             params = of.constrain(kernel.z)
         if ordered:
             params = model.permute(params, labels.ascending(model, params))
-        z, log_likelihoods = labels.draw_and_sum(key_assign, model.log_table(params, x))
+
+        def drawn():
+            return labels.draw_assignments(key_assign, model.log_table(params, x))
+
+        keep = i >= num_warmup  # the same for all chains: draws of warmup are dropped, and go without assignments
+        num_observations = len(jax.tree.leaves(x)[0])
+        z = jax.lax.cond(keep, drawn, lambda: jnp.zeros(num_observations, jnp.int32))
         out = {
             "params": params,
             "assignments": z,
-            "lp": model.log_prior(params) + log_likelihoods.sum(),
+            "lp": -kernel.potential_energy - of.log_det(kernel.z),  # the twin's density
             "acceptance_rate": kernel.accept_prob,
             "diverging": kernel.diverging,
             "energy": kernel.energy,
             "n_steps": kernel.num_steps,
             "tree_depth": jnp.log2(kernel.num_steps).astype(jnp.int32) + 1,
             "step_size": kernel.adapt_state.step_size,
-            "num_evaluations": jnp.int32(1 + (labels.num_evaluations(model.num_components) if relabels else 0)),
+            "num_evaluations": keep + jnp.int32(labels.num_evaluations(model.num_components) if relabels else 0),
             "num_gradients": kernel.num_steps + (1 if relabels else 0),
         }
         return State(kernel, s), out

@@ -314,12 +314,14 @@ def test_refused_and_failed_back_ends_do_not_stop_the_others(backends):
     backends(
         no=("mcmc", "it cannot count"),
         broken=("mcmc", RuntimeError("the step size\nis zero")),
+        set_so=("mcmc", inference.Refused("set_so: fast=True is not for bento")),
         quadrature=("exact", grid()),
     )
     comparison = compare(bento())
     assert {name: (e["status"], e["reason"]) for name, e in comparison.backends.items()} == {
         "no": ("refused", "it cannot count"),
         "broken": ("failed", "RuntimeError: the step size"),
+        "set_so": ("refused", "set_so: fast=True is not for bento"),
         "quadrature": ("ok", None),
     }
     assert list(comparison.results) == ["quadrature"]

@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 
 from inference import cavi, conjugacy, fit
 from tests.inference.test_conjugate_families import COLLAPSED, CONJUGATE, FAMILIES, built, kind, mixture
+from zoo import MODELS
 
 N = 6
 SHARED = {"common variance", "common scalar precision", "common precision"}  # one spread for all components: refused
@@ -81,6 +82,11 @@ def test_a_spread_shared_by_all_components_is_refused(name):
 def test_observations_that_are_matrices_are_refused_by_the_names_of_the_sites():
     model = mixture("matrices", lambda: {"rates": gamma(np.full((2, 2, 3), 2.0), 0.7) @ "rates"}, poisson_of)
     assert cavi.refuses(model, None).startswith("no coordinate-ascent update is built for rates; advi serves")
+
+
+def test_advi_is_not_named_where_it_refuses_too():
+    said = cavi.refuses(MODELS["galaxy_finite_mixtures"], None)
+    assert said.startswith("no coordinate-ascent update is built for ") and "advi" not in said
 
 
 def poisson_of(params, z):

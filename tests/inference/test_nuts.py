@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from diagnostics import to_arviz
-from inference import em, fit, labels, nuts
+from inference import Refused, em, fit, labels, nuts
 from inference.results import Cost, PointMass
 from zoo.models.bento import bento, bento_full
 from zoo.models.coffee import coffee
@@ -34,7 +34,7 @@ def test_ordered_draws_are_the_draws_relabelled_and_nothing_else():
 
 
 def test_ordering_a_model_whose_labels_mean_something_is_refused():
-    with pytest.raises(ValueError, match="ordered=True is not for coffee: its labels mean something"):
+    with pytest.raises(Refused, match="ordered=True is not for coffee: its labels mean something"):
         fit(coffee(), "nuts", ordered=True, **SHORT)
     assert labels.order_by(bento()) == "means"
     assert labels.why_not_ordered(bento(weights=(0.7, 0.3))) is not None
