@@ -76,7 +76,10 @@ def new(args) -> int:
 
 
 def simulate(args) -> int:
-    """`zoo simulate`: observations at one prior draw as CSV; their assignments beside them, the parameters above."""
+    """`zoo simulate`: observations at one prior draw as CSV; their assignments beside them, the parameters above.
+
+    Covariates are those of the model's data, over and over.
+    """
     prepare("float64")
     hush()
     model = chosen_model(args)
@@ -85,8 +88,6 @@ def simulate(args) -> int:
 
     from zoo import tables as columns
 
-    if model.covariates_row is not None:
-        raise ValueError(f"{model.name} has covariates, which zoo simulate cannot make up; use Mixture.simulate")
     draw = jax.jit(lambda key: model.simulate(key, args.n))
     params, assignments, x = jax.tree.map(np.asarray, draw(jax.random.key(args.seed)))
     named = columns.of_arrays(x if isinstance(x, dict) else {"x": x})

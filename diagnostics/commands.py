@@ -116,6 +116,10 @@ def fit(args) -> int:
                 tables.print_point(out, comparison.results[args.backend])
         tables.print_verdicts(out, comparison)
         tables.print_paths(out, written)
+    if entry["status"] == "refused":
+        import inference
+
+        print(f"zoo fit: {inference.serving(comparison.model, comparison.x)}", file=sys.stderr)
     if comparison.interrupted and written and entry["kind"] == "mcmc":
         print(f"zoo fit: interrupted; the same command with --resume {written[0]} goes on from there", file=sys.stderr)
     return int(comparison.interrupted or entry["status"] != "ok")
@@ -248,7 +252,10 @@ def _run(args, backends, resume=None):
     names = backends or [name for name in inference.BACKENDS if inference.TABLE[name][2]]
     common = {"num_chains": args.chains, "num_warmup": args.warmup, "num_draws": args.draws}
     taken = {option for name in names for option in accepted(name)}
-    settings = {k: v for k, v in common.items() if v is not None and k in taken} | settings
+    common = {k: v for k, v in common.items() if v is not None}
+    for option in common.keys() - taken:
+        raise ValueError(f"--{option.removeprefix('num_')} means nothing to {', '.join(names)}; leave it out")
+    settings = common | settings
     x = data if data is not None else _own(model)
     _check_distinct(model, model.check(x.x), plan(names, settings))
     seed, earlier = args.seed, None
@@ -274,9 +281,11 @@ def _resumed(args, model, x, given):
 
 
 def _entry(args) -> dict | None:
-    """The catalogue's entry of MODEL; None with --model."""
+    """The catalogue's entry of MODEL; None where it, or --model, is FILE.py:NAME, which becomes `args.model`."""
     from zoo import catalogue, nearest
 
+    if args.model is None and args.name is not None and ".py:" in args.name:
+        args.model, args.name = args.name, None
     if args.model is not None:
         if args.name is not None:
             raise ValueError(f"MODEL {args.name!r} and --model are both given; give one of them")

@@ -64,7 +64,7 @@ if __name__ == "__main__":
     left.set_ylabel("share of the households (± standard error)")
     left.set_title("how large it is")
     figure.suptitle(
-        "Most households buy a few blends, a quarter single malts, one in twenty nearly all", fontweight="bold"
+        "Most households buy a few blends, a quarter single malts, one in twenty many brands", fontweight="bold"
     )
     out = pathlib.Path("out/examples")
     out.mkdir(parents=True, exist_ok=True)

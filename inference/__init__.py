@@ -6,7 +6,7 @@
 import importlib
 from collections.abc import Iterator, Mapping
 
-__all__ = ["BACKENDS", "Refused", "check_settings", "fit"]
+__all__ = ["BACKENDS", "Refused", "check_settings", "fit", "serving"]
 
 # name -> (module with the function of the same name and `refuses`, kind, part of a default comparison)
 TABLE = {
@@ -151,7 +151,7 @@ def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, 
         raise ValueError(f"seed should be a whole number from 0 to 2**63 - 1, got {seed!r}")
     reason = entry.refuses(model, x)
     if reason:
-        raise Refused(f"{backend} refuses {model.name}: {reason}")
+        raise Refused(f"{backend} refuses {model.name}: {reason}; {serving(model, x)}")
     # what the run is of; only the number of draws may be another when it goes on
     origin = {"backend": backend, "model": model.name, "seed": seed, "precision": jax.numpy.result_type(float).name}
     origin |= {name: p.default for name, p in _settings_of(backend).items()} | settings
@@ -172,6 +172,12 @@ def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, 
         raise KeyboardInterrupt(str(stop) or f"interrupted: nothing of an unfinished {backend} run is kept") from None
     result = result._replace(cost=result.cost + checking, warnings=(*said, *result.warnings))
     return result._replace(origin=origin) if entry.kind == "mcmc" else result
+
+
+def serving(model, x) -> str:
+    """A sentence with the back ends that serve this model and data."""
+    names = [name for name in BACKENDS if not BACKENDS[name].refuses(model, x)]
+    return f"{', '.join(names)} serve{'s' * (len(names) == 1)} it" if names else "no back end serves it"
 
 
 def _check_call(model, backend, progress, resume):

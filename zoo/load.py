@@ -44,6 +44,8 @@ def _described(model, spec):
             says = f"{type(error).__name__}: {text[0] if text else ''}"
             if "GenerativeFunctionClosure" in str(error):
                 says = 'a choice in it, or in what it receives, has no address; write distribution(...) @ "name"'
+            elif part == "observation" and "missing 1 required positional argument" in str(error):
+                says = "it takes covariates; give Mixture data=Dataset(...) with x = {'x': ..., 'covariates': ...}"
             raise ValueError(f"{spec}: the {part} function cannot be traced: {says}") from None
     if "z" not in model.observation_shapes:
         sites = ", ".join(model.observation_shapes) or "none"

@@ -5,12 +5,13 @@ Maximum likelihood is a lower bound: an optimum may be better than the published
 
 import numpy as np
 import pytest
+from sklearn.metrics import adjusted_rand_score
 
 from inference import fit
 from inference.em import climb_from
 from zoo.dataset import shipped
 from zoo.models.galaxy import MODELS as GALAXY
-from zoo.models.galaxy import galaxy_3, galaxy_6
+from zoo.models.galaxy import galaxy_2_equal, galaxy_3, galaxy_6
 from zoo.models.multivariate_gaussian import faithful, iris
 
 # mclust 6.0.0 (faithful, iris), EM from many starts (galaxy, corrected): log likelihood
@@ -42,6 +43,27 @@ def test_maximum_likelihood_is_at_least_the_published_one(name):
     assert result.admissible[0]
     found = float(result.log_density[0])
     assert published - 1e-3 < found < published + 1e-2, "the best admissible optimum is the published one"
+
+
+@pytest.mark.slow
+def test_the_classes_of_iris_at_its_maximum_likelihood_are_the_published_ones():
+    model = iris()
+    result = fit(model, "em", prior=False, num_restarts=16)
+    at = {name: leaf[0] for name, leaf in result.params.items()}
+    classes = np.asarray(model.responsibilities(at, model.data.x)).argmax(axis=1)
+    assert model.num_free_parameters == 44
+    assert adjusted_rand_score(model.data.labels, classes) == pytest.approx(0.9039, abs=5e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, column, published", [("acidity", None, -185.949305), ("faithful", "waiting", -1034.002034)]
+)
+def test_maximum_likelihood_under_one_variance_is_the_published_one(name, column, published):
+    # mclust 6.0.0, model E with two components
+    x = np.ravel(shipped(name, column and (column,)).x)
+    result = fit(galaxy_2_equal(), "em", x=x, prior=False, num_restarts=8)
+    assert result.admissible[0] and published - 1e-3 < result.log_density[0] < published + 1e-3
 
 
 @pytest.mark.slow

@@ -90,12 +90,13 @@ def test_a_mistake_makes_the_command_fail(tmp_path, capsys):
         (' @ "z"', "", 'write distribution(...) @ "name"'),
         (' @ "means"', "", 'write distribution(...) @ "name"'),
         (' @ "x"', "", 'write distribution(...) @ "x"'),
+        ("def observation(params)", "def observation(params, covariates)", "it takes covariates; give Mixture data="),
     ],
 )
 def test_a_forgotten_address_is_told_in_a_sentence(tmp_path, capsys, right, wrong, words):
     file = tmp_path / "mine.py"
     file.write_text(GOOD.replace(right, wrong))
-    assert main(["check", "--model", f"{file}:model"]) == 2
+    assert main(["check", f"{file}:model"]) == 2  # MODEL may be FILE.py:NAME, as --model
     assert words in capsys.readouterr().err
 
 
@@ -111,6 +112,44 @@ def test_a_new_model_runs_as_it_stands_and_replaces_nothing(tmp_path, capsys):
     assert main(["new", "mine", "--out", str(tmp_path)]) == 2
     assert "is there already" in capsys.readouterr().err
     assert main(["new", "2queues"]) == 2
+
+
+GAMMA = {
+    "from genjax import categorical, dirichlet, gen, half_normal, normal": (
+        "from genjax import categorical, dirichlet, gamma, gen, half_normal"
+    ),
+    'means = normal(np.zeros(K), 10.0) @ "means"': 'means = gamma(np.full(K, 2.0), 0.05) @ "means"',
+    'scales = half_normal(np.full(K, 5.0)) @ "scales"': 'shapes = gamma(np.full(K, 2.0), 0.1) @ "shapes"',
+    '"scales": scales}': '"shapes": shapes}',
+    'normal(params["means"][z], params["scales"][z])': (
+        'gamma(params["shapes"][z], params["shapes"][z] / params["means"][z])'
+    ),
+    'family="gaussian"': 'family="gamma"',
+    "np.array([-1.9, -2.3, 1.7, 2.4, 2.1, -1.6])": (
+        "np.r_[np.random.default_rng(0).gamma(9, 2, 30), np.random.default_rng(1).gamma(40, 2, 20)]"
+    ),
+}
+
+
+@pytest.mark.slow
+def test_a_new_file_filled_in_with_gamma_densities_runs_everywhere_without_another_edit(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "waits"]) == 0
+    text = (tmp_path / "waits.py").read_text()
+    for old, new in GAMMA.items():
+        assert old in text
+        text = text.replace(old, new)
+    assert sum(bool(line.strip()) for line in text.splitlines()) <= 40
+    (tmp_path / "waits.py").write_text(text)
+    assert main(["check", "waits.py:waits"]) == 0
+    assert pytest.main(["-q", "-p", "no:cacheprovider", str(tmp_path / "test_waits.py")]) == 0
+    short = "--chains 2 --warmup 100 --draws 200 --quiet --out found".split()
+    assert main(["compare", "waits.py:waits", "--backends", "gibbs,em,nuts", *short]) == 0
+    (tmp_path / "new.csv").write_text("x\n20.0\n75.0\n")
+    capsys.readouterr()
+    assert main(["predict", "found/gibbs.nc", "--model", "waits.py:waits", "--data", "new.csv", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert len(rows) == 2 and all(np.isfinite(row["log_density"]) for row in rows)
 
 
 def test_simulated_data_come_back_with_their_assignments(tmp_path, capsys):

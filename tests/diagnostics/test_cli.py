@@ -199,6 +199,13 @@ def test_a_named_back_end_that_refuses_gives_status_1_and_a_default_one_does_not
     assert cli.main("compare bento_known --quiet".split()) == 0
 
 
+def test_a_refusal_names_the_back_ends_that_serve_and_an_option_that_none_has_is_an_error(capsys):
+    assert cli.main("fit bento_known --backend nuts --quiet".split()) == 1
+    assert "enumeration, gibbs, importance, importance_joint serve it" in capsys.readouterr().err
+    assert cli.main("fit bento --backend em --draws 7 --quiet".split()) == 2
+    assert "--draws means nothing to em; leave it out" in capsys.readouterr().err
+
+
 def test_a_back_end_that_fails_gives_status_1_and_the_others_are_kept(monkeypatch, report, tmp_path, capsys):
     module = types.ModuleType("broken_back_end")
     module.refuses = lambda model, x: None

@@ -12,6 +12,7 @@ from scipy.stats import halfnorm, invgamma
 
 from inference import BACKENDS, fit, optimum
 from inference.closed_forms import normal_log_marginal
+from zoo import MODELS
 from zoo.models.bento import bento, bento_full
 from zoo.models.three_gaussians import three_gaussians
 
@@ -76,6 +77,15 @@ def test_a_scale_that_all_components_share_cannot_shrink_onto_some_rows():
     assert optimum.check_proper(SHARED, np.array([12.0, 12.0, 1.0, 2.0, 3.0])) == ()
     with pytest.raises(ValueError, match="no proper posterior: 2 rows are equal"):
         optimum.check_proper(SHARED, np.array([12.0, 12.0, 1.0, 1.0, 3.0]))
+
+
+def test_student_components_shrink_onto_equal_rows_alike():
+    model, x = MODELS["galaxy_student"], np.array(MODELS["galaxy_student"].data.x)
+    assert optimum.check_proper(model, x) == ()
+    with pytest.raises(ValueError, match="no proper posterior: 82 rows are equal"):
+        optimum.check_proper(model, np.full(82, 20.0))
+    x[1] = x[0]
+    assert optimum.check_proper(model, x)[0].startswith("the posterior is improper: 2 rows are equal (row 0, ")
 
 
 @pytest.mark.parametrize("backend", [n for n in BACKENDS if n != "em" and not BACKENDS[n].refuses(IMPROPER, EQUAL)])
