@@ -70,8 +70,11 @@ def new(args) -> int:
         text = (resources.files("diagnostics") / "templates" / template).read_text(encoding="utf-8")
         path.write_text(text.replace("NAME", name), encoding="utf-8")
     first, second = files
-    print(f"{first}: fill it in, then\n  zoo check --model {first}:{name}\n  zoo compare --model {first}:{name}")
-    print(f"{second}: its test, for pytest")
+    if args.json:
+        print(json.dumps({"schema": 1, "model": f"{first}:{name}", "files": list(map(str, files))}, indent=1))
+    else:
+        print(f"{first}: fill it in, then\n  zoo check {first}:{name}\n  zoo compare {first}:{name}")
+        print(f"{second}: its test, for pytest")
     return 0
 
 

@@ -129,10 +129,10 @@ def check_proper(model, x) -> tuple[str, ...]:
     """The warning, if any, that equal rows of x leave no proper posterior; ValueError where there is nothing else.
 
     A Normal or Student-t component of unknown location that sits on m equal rows has likelihood s^-m as its scale
-    s -> 0, and s^(1 - m) once the location is integrated out, against a prior density like s^a: the integral over s is infinite
-    where m >= a + 2. HalfNormal and HalfCauchy have a = 0, so two equal rows suffice; an InverseGamma variance falls
-    faster than any power. Where x has at most K distinct rows all components end there, which is refused; else chains
-    may never come near, and it is said.
+    s -> 0, and s^(1 - m) once the location is integrated out, against a prior density like s^a: the integral over s is
+    infinite where m >= a + 2. HalfNormal and HalfCauchy have a = 0, so two equal rows suffice; an InverseGamma variance
+    falls faster than any power. Where x has at most K distinct rows all components end there, which is refused; else
+    chains may never come near, and it is said.
     """
     if isinstance(x, dict) or model.observation_shapes["x"].family not in ("Normal", "StudentT"):
         return ()

@@ -23,6 +23,7 @@ def test_model_keeps_its_contract(name):
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in NAMED])
 def test_model_has_its_twin_and_its_data(name):
+    assert MODELS[name].twin is not None and MODELS[name].data is not None
     found = {identity: contract.IDENTITIES[identity](MODELS[name]) for identity in FIRST}
     assert not {identity: f.detail for identity, f in found.items() if not f.holds}
 

@@ -105,7 +105,8 @@ def test_every_identity_has_its_sentence():
 
 
 def test_a_new_model_runs_as_it_stands_and_replaces_nothing(tmp_path, capsys):
-    assert main(["new", "mine", "--out", str(tmp_path)]) == 0
+    assert main(["new", "mine", "--out", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["files"] == [str(tmp_path / "mine.py"), str(tmp_path / "test_mine.py")]
     assert main(["check", "--model", f"{tmp_path / 'mine.py'}:mine"]) == 0
     assert "the contract holds" in capsys.readouterr().out
     assert "def test_mine_keeps_its_contract" in (tmp_path / "test_mine.py").read_text()
