@@ -46,6 +46,11 @@ def test_enumeration_catches_log_factorials_missing_and_doubled():
         assert mutations.evidence(name).fails
 
 
+def test_tempered_weights_are_seen_in_the_evidence_of_smc():
+    assert mutations.path_evidence().fails
+    assert not mutations.path_evidence(planted=False).fails
+
+
 def test_every_mistake_that_the_house_knows_is_planted():
     names = {mutation.name for mutation in mutations.mutations()} | set(mutations.EVIDENCE_MUTATIONS)
     known = (
