@@ -64,9 +64,13 @@ def _import(file: pathlib.Path):
         raise ValueError(f"{file} is not a Python file; give path/file.py:NAME")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_name] = module
+    beside = str(file.resolve().parent)  # the file may import its neighbours
+    sys.path.insert(0, beside)
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[module_name]
         raise ValueError(f"{file} failed to import: {type(error).__name__}: {error}") from None
+    finally:
+        sys.path.remove(beside)
     return module

@@ -100,6 +100,15 @@ def test_a_forgotten_address_is_told_in_a_sentence(tmp_path, capsys, right, wron
     assert words in capsys.readouterr().err
 
 
+def test_a_file_that_exits_is_told_and_one_may_import_its_neighbour(tmp_path):
+    (tmp_path / "stops.py").write_text("raise SystemExit('bye')")
+    with pytest.raises(ValueError, match="stops.py failed to import: SystemExit: bye"):
+        load(f"{tmp_path / 'stops.py'}:model")
+    (tmp_path / "neighbour_of_mine.py").write_text("DATA = [0.5, -1.0, 2.0]")
+    (tmp_path / "mine.py").write_text("from neighbour_of_mine import DATA\n" + GOOD.replace("[0.5, -1.0, 2.0]", "DATA"))
+    assert load(f"{tmp_path / 'mine.py'}:model").name == "mine"
+
+
 def test_every_identity_has_its_sentence():
     assert set(authoring.SENTENCES) == set(contract.IDENTITIES)
 
