@@ -286,7 +286,7 @@ def print_paths(out, paths):
 def print_contract(out, name, identities, backends):
     """What holds of a model and what does not, and who serves it. `identities`: sentence, whether it holds, detail."""
     for sentence, holds, detail in identities:
-        said = "" if holds else f": {detail}"
+        said = "" if not detail else f" ({detail})" if holds else f": {detail}"
         out.print(f"{'holds' if holds else 'FAILS'}  {sentence}{said}", style=None if holds else "bold", soft_wrap=True)
     served = [backend for backend, reason in backends.items() if reason is None]
     out.print(f"\nserved by {', '.join(served) or 'no back end'}", soft_wrap=True)
