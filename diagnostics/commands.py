@@ -347,14 +347,10 @@ def _read_for(args, model):
     """The data of --data in the shape that `model` observes: an array, or a dict by its keys."""
     import numpy as np
 
-    names = tuple(model.data.columns) if model.data is not None else ()
     shapes = model.data_shapes
     if set(shapes) == {"x"}:
+        names = tuple(model.data.columns) if model.data is not None else ()
         return _read(args, int(np.prod(shapes["x"], dtype=int)), names)
-    if args.column:
-        raise ValueError(
-            f"--column serves models of one array x; {model.name} takes columns by name: {', '.join(names)}"
-        )
     return _read(args, 0, keys=shapes)
 
 

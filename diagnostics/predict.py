@@ -64,17 +64,13 @@ def read(posterior, path, column=None, missing=False) -> dict:
     names = tuple(json.loads(said.get("data_columns", "[]"))) or (tuple(model.data.columns) if own else ())
     standardized = standardized_by(posterior)
     shapes = model.data_shapes
+    columns = tuple(name.strip() for name in column.split(",")) if column else ()
     if set(shapes) == {"x"}:
-        columns = tuple(name.strip() for name in column.split(",")) if column else ()
         if not columns and len(names) > 1:
             columns = _in_order(path, names)
         new = dataset.read(path, columns, int(np.prod(shapes["x"], dtype=int)), names=names, missing=True)
-    elif column:
-        raise ValueError(
-            f"--column serves models of one array x; {model.name} takes columns by name: {', '.join(names)}"
-        )
     else:
-        new = dataset.read(path, (), 0, keys=shapes, missing=True)
+        new = dataset.read(path, columns, 0, keys=shapes, missing=True)
     leaves = new.x if isinstance(new.x, dict) else {"x": new.x}
     raw = dict(new.columns)
     if "covariates" in shapes:

@@ -205,6 +205,16 @@ def read(path: str | pathlib.Path, columns: tuple[str, ...] = (), num_features: 
     return of_table(tables.read(path), path.stem, columns, num_features, where=where, source=path.name, **options)
 
 
+def _renamed(table, columns, wanted, name, where) -> tables.Table:
+    """`columns` of the table under the names `wanted`."""
+    if len(columns) != len(wanted):
+        raise ValueError(f"{len(columns)} columns are named ({', '.join(columns)}); {name} takes {', '.join(wanted)}")
+    for column in columns:
+        if column not in table:
+            raise ValueError(f"{where} has no column {column!r}: {nearest(column, table)}")
+    return {new: table[column] for new, column in zip(wanted, columns, strict=True)}
+
+
 def of_table(
     table: tables.Table,
     name: str,
@@ -224,7 +234,8 @@ def of_table(
 
     `columns` names those to take, in this order; without it they are `names`, the features that the model's own data
     have, where the table has them all (in any order, in capitals or not), else all there are. `keys` asks for a dict:
-    key -> shape of one row, taken from the column "key" or the columns "key[0]", "key[1]", .... `frequency` is a
+    key -> shape of one row, taken from the column "key" or the columns "key[0]", "key[1]", ..., or from `columns`
+    given in that order. `frequency` is a
     column that says how often to repeat each row. `standardize` makes each column's mean 0 and its standard deviation
     (divisor N) 1, and records both. `missing` keeps missing entries, as NaN. Raises ValueError
     with one sentence for an unknown column, the wrong number of columns, and entries that are not finite numbers.
@@ -234,6 +245,7 @@ def of_table(
     if keys is not None:
         wanted = {key: tuple(tables.of_arrays({key: np.empty((1, *shape))})) for key, shape in keys.items()}
         chosen = tuple(column for own in wanted.values() for column in own)
+        table = _renamed(table, columns, chosen, name, where) if columns else table
     else:
         chosen = tuple(columns) or _by_name(table, names) or tuple(table)
     twice = next((column for column in chosen if chosen.count(column) > 1), None)
@@ -241,7 +253,7 @@ def of_table(
         raise ValueError(f"column {twice!r} is asked for twice; name each column once")
     for column in chosen:
         if column not in table:
-            needs = f"; {name} needs {', '.join(chosen)}" if keys is not None else ""
+            needs = f"; {name} needs {', '.join(chosen)}, or columns chosen in that order" if keys is not None else ""
             raise ValueError(f"{where} has no column {column!r}: {nearest(column, table)}{needs}")
     if keys is None and len(chosen) != num_features:
         raise ValueError(
