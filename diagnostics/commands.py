@@ -253,7 +253,7 @@ def _run(args, backends, resume=None):
     common = {"num_chains": args.chains, "num_warmup": args.warmup, "num_draws": args.draws}
     taken = {option for name in names for option in accepted(name)}
     common = {k: v for k, v in common.items() if v is not None}
-    for option in common.keys() - taken:
+    for option in sorted(common.keys() - taken):
         raise ValueError(f"--{option.removeprefix('num_')} means nothing to {', '.join(names)}; leave it out")
     settings = common | settings
     x = data if data is not None else _own(model)

@@ -198,7 +198,7 @@ def wanted_particles(log_weights, most) -> int:
     No more than there are where the weights are not usable, or where even `most` would not do.
     """
     S, (_, error) = log_weights.size, log_evidence(log_weights)
-    if error is None or error <= ENOUGH or judge(log_weights):
+    if S >= most or error is None or error <= ENOUGH or judge(log_weights):
         return S
     wanted = int(np.ceil(1.1 * S * (error / ENOUGH) ** 2))
     return wanted if wanted <= most else S

@@ -205,16 +205,6 @@ def read(path: str | pathlib.Path, columns: tuple[str, ...] = (), num_features: 
     return of_table(tables.read(path), path.stem, columns, num_features, where=where, source=path.name, **options)
 
 
-def _renamed(table, columns, wanted, name, where) -> tables.Table:
-    """`columns` of the table under the names `wanted`."""
-    if len(columns) != len(wanted):
-        raise ValueError(f"{len(columns)} columns are named ({', '.join(columns)}); {name} takes {', '.join(wanted)}")
-    for column in columns:
-        if column not in table:
-            raise ValueError(f"{where} has no column {column!r}: {nearest(column, table)}")
-    return {new: table[column] for new, column in zip(wanted, columns, strict=True)}
-
-
 def of_table(
     table: tables.Table,
     name: str,
@@ -235,32 +225,34 @@ def of_table(
     `columns` names those to take, in this order; without it they are `names`, the features that the model's own data
     have, where the table has them all (in any order, in capitals or not), else all there are. `keys` asks for a dict:
     key -> shape of one row, taken from the column "key" or the columns "key[0]", "key[1]", ..., or from `columns`
-    given in that order. `frequency` is a
-    column that says how often to repeat each row. `standardize` makes each column's mean 0 and its standard deviation
-    (divisor N) 1, and records both. `missing` keeps missing entries, as NaN. Raises ValueError
-    with one sentence for an unknown column, the wrong number of columns, and entries that are not finite numbers.
+    given in that order. `frequency` is a column that says how often to repeat each row. `standardize` makes each
+    column's mean 0 and its standard deviation (divisor N) 1, and records both. `missing` keeps missing entries, as NaN.
+    Raises ValueError with one sentence for an unknown column, the wrong number of columns, and entries that are not
+    finite numbers.
     """
     if frequency is not None:
         table = _repeated(table, frequency, where)
     if keys is not None:
         wanted = {key: tuple(tables.of_arrays({key: np.empty((1, *shape))})) for key, shape in keys.items()}
-        chosen = tuple(column for own in wanted.values() for column in own)
-        table = _renamed(table, columns, chosen, name, where) if columns else table
+        under = tuple(column for own in wanted.values() for column in own)
+        chosen = tuple(columns) or under
+        if len(chosen) != len(under):
+            raise ValueError(f"{len(chosen)} columns are named ({', '.join(chosen)}); {name} takes {', '.join(under)}")
     else:
-        chosen = tuple(columns) or _by_name(table, names) or tuple(table)
+        under = chosen = tuple(columns) or _by_name(table, names) or tuple(table)
     twice = next((column for column in chosen if chosen.count(column) > 1), None)
     if twice is not None:
         raise ValueError(f"column {twice!r} is asked for twice; name each column once")
     for column in chosen:
         if column not in table:
-            needs = f"; {name} needs {', '.join(chosen)}, or columns chosen in that order" if keys is not None else ""
+            needs = f"; {name} needs {', '.join(under)}, or columns chosen in that order" if keys is not None else ""
             raise ValueError(f"{where} has no column {column!r}: {nearest(column, table)}{needs}")
     if keys is None and len(chosen) != num_features:
         raise ValueError(
             f"{where} has {len(chosen)} columns ({', '.join(chosen)}) but the model takes {num_features}; "
             f"choose with --column NAME, or x[[...]] of a DataFrame"
         )
-    values = {column: tables.column(table, column, where, missing) for column in chosen}
+    values = {new: tables.column(table, old, where, missing) for new, old in zip(under, chosen, strict=True)}
     standardized = {}
     if standardize:
         for column, array in values.items():

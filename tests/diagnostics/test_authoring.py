@@ -7,6 +7,7 @@ import pytest
 
 from diagnostics import authoring, contract
 from diagnostics.cli import main
+from zoo import MODELS
 from zoo.load import load
 
 GOOD = """
@@ -160,6 +161,13 @@ def test_a_new_file_filled_in_with_gamma_densities_runs_everywhere_without_anoth
     assert main(["predict", "found/gibbs.nc", "--model", "waits.py:waits", "--data", "new.csv", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert len(rows) == 2 and all(np.isfinite(row["log_density"]) for row in rows)
+
+
+def test_covariates_of_the_data_serve_a_simulation(capsys):
+    assert main(["simulate", "tone", "-n", "200", "--seed", "1"]) == 0
+    head, *rows = capsys.readouterr().out.split()
+    assert head == "covariates,x,assignment" and len(rows) == 200
+    assert [float(row.split(",")[0]) for row in rows] == np.resize(MODELS["tone"].data.x["covariates"], 200).tolist()
 
 
 def test_simulated_data_come_back_with_their_assignments(tmp_path, capsys):

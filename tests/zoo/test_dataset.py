@@ -146,6 +146,8 @@ def test_columns_under_other_names_are_taken_in_the_order_of_the_keys():
         of_table(table, "mine", ("size",), keys={"y": (), "covariates": ()})
     with pytest.raises(ValueError, match="no column 'sice': did you mean 'size'"):
         of_table(table, "mine", ("sice", "age"), keys={"y": (), "covariates": ()})
+    with pytest.raises(ValueError, match="column 'age' is asked for twice"):
+        of_table(table, "mine", ("age", "age"), keys={"y": (), "covariates": ()})
 
 
 def test_a_dict_within_a_dict_has_a_checksum_of_its_own():

@@ -38,7 +38,7 @@ component is at the prior, a sampler has to let it find the data again, and floa
 Origin: Rousseau & Mengersen 2011, Journal of the Royal Statistical Society B 73; Malsiner-Walli, Fruehwirth-Schnatter &
 Gruen 2016, Statistics and Computing 26.
 """
-STICKS = f"""Velocities of 82 galaxies under a {{process}}, its stick broken off after ten pieces.
+STICKS = f"""Velocities of 82 galaxies under a {{process}}, its stick broken off after {{pieces}} pieces.
 
     sticks[j]    ~ {{sticks}}
     weights[k]   = sticks[k] (1 - sticks[0]) ... (1 - sticks[k-1]), the last piece is what is left
@@ -46,13 +46,13 @@ STICKS = f"""Velocities of 82 galaxies under a {{process}}, its stick broken off
 What makes it hard: the labels are not alike a priori, since earlier pieces tend to be larger, yet the data hardly tell
 them apart: the posterior has a mode, of unequal height, for every order of the occupied components.
 
-Ten pieces are few: {{cut}}
+What the cut does: {{cut}}
 
 Origin: {{origin}}
 """
-DIRICHLET_CUT = """the density of 82 observations is within 4 N exp(-(T - 1) / concentration) = .04 of the process's
-in L1 (Ishwaran & James 2001), T = 10 pieces. For figures about the process itself take 21, which makes it 7e-7:
---set num_components=21. It is the posterior of the ten pieces that this model is and that all back ends are held to."""
+DIRICHLET_CUT = """the density of N = 82 observations is within 4 N exp(-(T - 1) / concentration) = {bound:.1g} of the
+process's in L1, T = {pieces} pieces (Ishwaran & James 2001). For figures about the process itself that should be below
+1e-6: 21 pieces at concentration 1, by --set num_components=21. Back ends are held to the posterior of the pieces."""
 PITMAN_YOR_CUT = """with a discount the pieces shrink like a power of their number, not exponentially, so that this is a
 model of its own and not the process to any accuracy; --set num_components takes more."""
 FINITE = f"""Velocities of 82 galaxies under an unknown number of components: a mixture of finite mixtures.
@@ -133,7 +133,8 @@ def galaxy_dirichlet_process(
     """A Dirichlet process, truncated."""
     said = {"process": "Dirichlet process", "sticks": f"Beta(1, {concentration:g}), j = 0, ..., {num_components - 2}"}
     said["origin"] = "Ferguson 1973, The Annals of Statistics 1; Ishwaran & James 2001, JASA 96, for the truncation."
-    said["cut"] = DIRICHLET_CUT
+    bound = 4 * 82 * np.exp(-(num_components - 1) / concentration)
+    said |= {"pieces": num_components, "cut": DIRICHLET_CUT.format(bound=bound, pieces=num_components)}
     how = (num_components, 0.0, concentration, prior_mean, prior_sd, variance_shape, variance_scale)
     return _sticks("galaxy_dirichlet_process", "Galaxies, truncated Dirichlet process", STICKS.format(**said), *how)
 
@@ -160,7 +161,7 @@ def galaxy_pitman_yor(
     said["sticks"] = (
         f"Beta({1 - discount:g}, {concentration:g} + {discount:g} (j + 1)), j = 0, ..., {num_components - 2}"
     )
-    said["cut"] = PITMAN_YOR_CUT
+    said |= {"pieces": num_components, "cut": PITMAN_YOR_CUT}
     how = (num_components, discount, concentration, prior_mean, prior_sd, variance_shape, variance_scale)
     return _sticks("galaxy_pitman_yor", "Galaxies, truncated Pitman-Yor process", STICKS.format(**said), *how)
 
