@@ -304,10 +304,6 @@ def height(model, data):
     return f"density (per {unit})" if unit not in ("", "dimensionless", "standardised") else "density"
 
 
-def num_observations(x):
-    return len(next(iter(x.values())) if isinstance(x, dict) else x)
-
-
 def data_order(x):
     leaf = np.asarray(next(iter(x.values())) if isinstance(x, dict) else x)
     return np.argsort(leaf.reshape(len(leaf), -1)[:, 0], kind="stable")

@@ -14,6 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from diagnostics import pictures, verdicts
 from diagnostics.pictures import COLOURS, GREY, INK, WIDTH, equal_weight, sorted_by
+from zoo.mixture import num_observations
 
 FAMILIES = (  # prefix, heading: the order of functionals in tables and pictures
     ("sorted_", "Components, sorted"),
@@ -207,7 +208,7 @@ def assignments(result, model, x, name="", data=None) -> Figure | None:
     draws = equal_weight(result)
     if draws is None or model.num_components < 2:
         return None
-    N = pictures.num_observations(x)
+    N = num_observations(x)
     r = pictures.sorted_tables(model, draws, x, "responsibilities")
     if not np.isfinite(r).all():
         return None

@@ -19,6 +19,7 @@ from inference.loop import state_leaves
 from inference.results import Draws, Exact, PointMass
 from zoo import introspect
 from zoo.dataset import checksum
+from zoo.mixture import num_observations
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # ArviZ announces its own refactoring at every import
@@ -142,7 +143,7 @@ def derived(model, params, shape):
 
 def _posterior(draws, model, x, seed):
     C, S = _shape(draws)
-    N = _num_observations(x)
+    N = num_observations(x)
     values = {**draws.params, **derived(model, draws.params, (C, S))}
     variables = {name: _variable(name, leaf, ("chain", "draw"), model, x) for name, leaf in values.items()}
     notes, small = {}, C * S * N <= MAX_ENTRIES
@@ -168,7 +169,7 @@ def _log_likelihood(draws, model, x, small):
         pointwise = pointwise_log_likelihoods(model, draws.params, x)
         pointwise = np.broadcast_to(pointwise, (*shape, pointwise.shape[-1]))
         return _dataset({"x": (("chain", "draw", "observation"), pointwise)}, model, x)
-    total, log_mean = [], np.full(_num_observations(x), -np.inf)
+    total, log_mean = [], np.full(num_observations(x), -np.inf)
     for c, s in np.ndindex(shape):  # one draw at a time: the whole is what does not fit
         params = {name: np.asarray(leaf)[c : c + 1, s : s + 1] for name, leaf in draws.params.items()}
         one = pointwise_log_likelihoods(model, params, x)
@@ -184,7 +185,7 @@ def _log_likelihood(draws, model, x, small):
 def _replicates(draws, model, x, seed):
     """New data sets of the observed size, for draws spread evenly over each chain."""
     C, S = _shape(draws)
-    N = _num_observations(x)
+    N = num_observations(x)
     num = int(np.clip(min(NUM_REPLICATES, MAX_REPLICATED / N) // C, 1, S))
     chosen = np.arange(num) * S // num
     params = {name: np.asarray(leaf)[:, chosen] for name, leaf in draws.params.items()}
@@ -290,10 +291,6 @@ def _dataset(variables, model, x, attributes=None) -> xr.Dataset:
     if "feature" in coords and len(names) == D:
         coords["feature"] = np.asarray(names)
     return xr.Dataset(variables, coords=coords, attrs=attributes or {})
-
-
-def _num_observations(x):
-    return len(next(iter(x.values())) if isinstance(x, dict) else x)
 
 
 def _num_features(x):

@@ -31,6 +31,7 @@ from inference import em, labels, loop, space
 from inference.cavi import CELLS, approximation
 from inference.importance import pareto_k
 from inference.results import Cost, Draws
+from zoo.mixture import num_observations
 from zoo.probe import NUM_DRAWS
 
 GUIDES = {"full_rank": AutoMultivariateNormal, "mean_field": AutoDiagonalNormal}
@@ -87,7 +88,7 @@ def advi(
     fits, losses, spent = _fit(fitting, params, x, jax.random.split(key_fit, num_restarts), progress)
     cost += spent
 
-    block = max(1, min(num_chains * num_draws, CELLS // (_num_observations(x) * model.num_components)))
+    block = max(1, min(num_chains * num_draws, CELLS // (num_observations(x) * model.num_components)))
     best: tuple = (-np.inf, None, None)
     for restart in range(num_restarts):
         one = jax.tree.map(lambda leaf: leaf[restart], fits)  # noqa: B023
@@ -231,7 +232,7 @@ class _Fitting:
                 step = lambda state, _: svi.stable_update(state, centre, root, x)  # NaN for a step it does not take
                 return jax.lax.scan(step, state, None, length=steps)
 
-            cells = len(centre) * num_particles * _num_observations(x) * model.num_components
+            cells = len(centre) * num_particles * num_observations(x) * model.num_components
             every = state, centre, root
             return jax.vmap(climb)(every) if cells <= AT_ONCE else jax.lax.map(climb, every)
 
@@ -273,7 +274,3 @@ class _Fitting:
             return jax.tree.map(lambda leaf: leaf.reshape((num_chains, num_draws) + leaf.shape[1:]), out)
 
         return jax.jit(program)
-
-
-def _num_observations(x):
-    return len(next(iter(x.values())) if isinstance(x, dict) else x)

@@ -27,6 +27,7 @@ from inference import conjugacy, em, labels, loop, space
 from inference.expected import family_of, kl, spread_by_mean
 from inference.importance import pareto_k
 from inference.results import Cost, Draws
+from zoo.mixture import num_observations
 from zoo.probe import NUM_DRAWS
 
 SMOOTHING = 0.02  # share of each observation that a start spreads evenly
@@ -65,9 +66,8 @@ def refuses(model, x) -> str | None:
 
 def served(model):
     """The rules with a coordinate-ascent update; a spread that shares a block comes before its mean."""
-    x = model.observation_shapes.get("x")
-    if x is None or len(x.shape) > 1:  # expectations are for one number or vector per observation
-        return ()
+    if any(len(shape.shape) > 1 for shape in model.observation_shapes.values()):
+        return ()  # expectations are for numbers and vectors
     return tuple(rule for rule in conjugacy.integrable(model) if family_of(rule))
 
 
@@ -90,9 +90,9 @@ def cavi(
     log p(params, z, x) - log q over the draws: then a conjugate rule does not fit the model.
     """
     moves = labels.moves(model, permute) and model.exchangeable
-    x = jnp.asarray(x)
+    x = jax.tree.map(jnp.asarray, x)
     fit, fits, cost = _best(model, x, key, num_restarts, max_steps, tolerance, progress)
-    block = max(1, min(num_chains * num_draws, CELLS // (len(x) * model.num_components)))
+    block = max(1, min(num_chains * num_draws, CELLS // (num_observations(x) * model.num_components)))
     args = (jax.random.fold_in(key, 1), fit.q, fit.taken_at, fit.r, x)
     program, seconds, size = loop.compiled(_draws_program(model, num_chains, num_draws, moves, block), *args)
     started = time.perf_counter()
@@ -196,9 +196,12 @@ def expected_table(model, q, x):
     """E log p(z_n = k, x_n | params), (N, K)."""
     rules = served(model)
     at = plugs(rules, q)
-    arguments = conjugacy.component_arguments(model, at, x)
-    excesses = [family_of(rule).excess(q[rule.site], arguments) for rule in rules]
-    return model.log_table(at, x) + sum(e.reshape(len(e), -1).sum(1) if e.ndim else e for e in excesses)
+    table = model.log_table(at, x)
+    for rule in rules:
+        arguments = conjugacy.row_arguments(model, at, x, rule.of)
+        each = jax.vmap(lambda of_row: family_of(rule).excess(q[rule.site], of_row))(arguments)  # noqa: B023
+        table += each.reshape(*each.shape[:2], -1).sum(-1) if each.ndim > 1 else each[:, None]
+    return table
 
 
 def bound(model, q, x):
@@ -206,7 +209,7 @@ def bound(model, q, x):
 
     KL(q(mean | spread) || p(mean | spread)) is linear in the precision, so that its mean is its value at the plug.
     """
-    rules, none = served(model), jnp.zeros((x.shape[0], model.num_components))
+    rules, none = served(model), jnp.zeros((num_observations(x), model.num_components))
     at, table = plugs(rules, q), expected_table(model, q, x)
     each = jax.nn.logsumexp(table, axis=1)
     divergence = sum(kl(q[rule.site], optimum(rule, at, none, x)) for rule in rules)
@@ -217,15 +220,15 @@ def bound(model, q, x):
 def build(model):
     """The jitted program that takes several restarts from their starts to convergence."""
     rules, K = served(model), model.num_components
-    means = [rule.site for rule in rules if rule.name in MEANS]
+    means = {rule.of: rule.site for rule in rules if rule.name in MEANS}
     eps = float(jnp.finfo(jnp.result_type(float)).eps)
 
     def update(q, r, x):
         """Every q(site) in turn at its optimum given the others and r."""
         for rule in rules:
             best = optimum(rule, plugs(rules, q), r, x)
-            if rule.name in SPREADS and means:
-                best = spread_by_mean(rule, best, q[means[0]], r.sum(0))
+            if rule.name in SPREADS and rule.of in means:
+                best = spread_by_mean(rule, best, q[means[rule.of]], r.sum(0))
             q = {**q, rule.site: best}
         return q
 
@@ -240,12 +243,14 @@ def build(model):
             q, jnp.log(r), jnp.log(r), -jnp.asarray(jnp.inf, r.dtype), jnp.int32(0), jnp.bool_(False), jnp.zeros(())
         )
 
+        magnitude = sum(jnp.abs(jnp.asarray(leaf, r.dtype)).sum() for leaf in jax.tree.leaves(x))
+
         def step(fit):
             q = update(fit.q, jnp.exp(fit.r), x)
             elbo, log_r, size = bound(model, q, x)
             rise = elbo - fit.elbo
             rounding = 20 * eps * (1 + size)
-            fall = jnp.where(rise < -10 * rounding - 100 * eps * jnp.abs(jnp.asarray(x, r.dtype)).sum(), -rise, 0.0)
+            fall = jnp.where(rise < -10 * rounding - 100 * eps * magnitude, -rise, 0.0)
             done = jnp.abs(rise) <= jnp.maximum(tolerance, rounding)
             return Fit(q, fit.r, log_r, elbo, fit.num_steps + 1, done, jnp.maximum(fit.fallen, fall))
 

@@ -41,8 +41,14 @@ def collapsed(
 
 
 def left(total, own, belongs):
-    """The totals (K, ...) without one observation's part of those of its component."""
-    return total - jnp.multiply.outer(belongs, own)
+    """The totals (K, ...) without one observation's part of those of its component; `own` (1 or K, ...) is that part
+    by component."""
+    return total - part(own, belongs)
+
+
+def part(own, belongs):
+    """What an observation of statistics `own` (1 or K, ...) adds to the totals (K, ...); `belongs` (K,) is one-hot."""
+    return belongs.reshape(belongs.shape + (1,) * (own.ndim - 1)) * own
 
 
 @functools.cache
@@ -81,30 +87,31 @@ def build(model, permute: bool = True, thin: int = 1) -> loop.Sampler:
 
         def visit(carry, n):
             z, sums = carry
-            own = jax.tree.map(lambda leaf: leaf[n, 0], each)
+            own = jax.tree.map(lambda leaf: leaf[n], each)
             belongs = jax.nn.one_hot(z[n], K, dtype=jnp.result_type(float))
             others = jax.tree.map(functools.partial(left, belongs=belongs), sums, own)
-            logits = log_predictive(others, own, x[n]) + log_weight(others, log_weights[n])
+            row = jax.tree.map(lambda leaf: leaf[n][None], x)
+            logits = log_predictive(others, own, row) + log_weight(others, log_weights[n])
             drawn = labels.draw_assignments(jax.random.fold_in(key, n), logits[None])[0]
             belongs = jax.nn.one_hot(drawn, K, dtype=jnp.result_type(float))
-            sums = jax.tree.map(lambda total, s: total + jnp.multiply.outer(belongs, s), others, own)
+            sums = jax.tree.map(lambda total, s: total + part(s, belongs), others, own)
             return (z.at[n].set(drawn), sums), None
 
         (z, _), _ = jax.lax.scan(visit, (z, sums_of(each, z)), jnp.arange(len(z)))
         return z
 
-    def log_predictive(others, own, x_n):
+    def log_predictive(others, own, row):
         """log p(x_n | the x of component k) of every k, (K,)."""
         params, log_ratio = conjugacy.somewhere(model), jnp.zeros(K)
         for rule in rules:
-            if rule.of == "x":
+            if rule.of != "z":
                 without = others[rule.site]
                 joined = rule.collapsed.posterior(params, jax.tree.map(jnp.add, without, own[rule.site]))
                 params = {**params, rule.site: conjugacy.centre(joined)}
                 before = rule.collapsed.posterior(params, without)
                 change = before.log_prob(params[rule.site]) - joined.log_prob(params[rule.site])
                 log_ratio += change.reshape(K, -1).sum(axis=1)
-        return model.log_components(params, x_n[None])[0] + log_ratio
+        return model.log_components(params, row)[0] + log_ratio
 
     def log_weight(others, fixed):
         """log p(z_n = k | the other z) up to a constant: proportional to alpha_k + n_k."""

@@ -4,6 +4,9 @@ Every rule names the statistics of one observation that add up over a component,
 With r (N, K) one-hot totals give the Gibbs conditional, with responsibilities the M-step, and over a subset of the
 observations its marginal likelihood. Likelihoods act elementwise on vectors, so a site is (K,) or (K, J), or for
 multivariate normals (K, D) and (K, D, D). Gelman et al. 2013, Bayesian Data Analysis, chapters 2 and 3.
+
+`of` names the site of the observation whose argument a rule is the prior of: "x" or another address of a row. What
+such an argument depends on beside the parameters (covariates, other addresses) differs from row to row.
 """
 
 from collections.abc import Callable
@@ -12,6 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
+
+from zoo.mixture import num_observations, split
 
 
 class Collapsed(NamedTuple):
@@ -29,10 +34,8 @@ class Rule(NamedTuple):
     name: str  # as `zoo show` prints it
     conditional: Callable | None  # (params, r, x) -> NumPyro distribution of the site; None: M-step only
     mode: Callable | None  # (params, r, x, prior) -> the maximiser, prior=False for maximum likelihood
-    collapsed: Collapsed | None = (
-        None  # what `inference.conjugacy.log_marginal` integrates by; None: shared, M-step only
-    )
-    of: str = "x"  # what it is the prior of an argument of: "x", or "z" for the mixing weights
+    collapsed: Collapsed | None  # what `inference.conjugacy.log_marginal` integrates by; None: shared, M-step only
+    of: str  # the site of the observation that it is the prior of an argument of; "z" for the mixing weights
 
 
 def totals(statistics, r):
@@ -40,7 +43,7 @@ def totals(statistics, r):
     return tuple(jnp.einsum("nk,nk...->k...", r, jnp.broadcast_to(s, r.shape + s.shape[2:])) for s in statistics)
 
 
-def _rule(site, name, statistics, posterior, mode, collapsed=None, shared=False):
+def _rule(site, name, statistics, posterior, mode, of, collapsed=None, shared=False):
     """`shared`: one value for all components, so their totals are added up (and none has a marginal of its own)."""
 
     def sums(params, r, x):
@@ -54,8 +57,8 @@ def _rule(site, name, statistics, posterior, mode, collapsed=None, shared=False)
         return mode(params, sums(params, r, x), prior)
 
     if shared:
-        return Rule(site, f"{name}, shared", conditional, maximiser)
-    return Rule(site, name, conditional, maximiser, collapsed or Collapsed(statistics, posterior))
+        return Rule(site, f"{name}, shared", conditional, maximiser, None, of)
+    return Rule(site, name, conditional, maximiser, collapsed or Collapsed(statistics, posterior), of)
 
 
 # -- weights --------------------------------------------------------------------------------------------------
@@ -65,7 +68,7 @@ def dirichlet_weights(model, site):
     """weights ~ Dirichlet(alpha), z ~ Categorical(weights): Dirichlet(alpha + n), mode proportional to that - 1."""
 
     def statistics(params, x):
-        return (jnp.ones((len(x), 1)),)
+        return (_ones(x),)
 
     def posterior(params, totals):
         (alpha,) = _prior_arguments(model, params, site, "concentration")
@@ -74,33 +77,33 @@ def dirichlet_weights(model, site):
     def mode(params, totals, prior):
         return _simplex(posterior(params, totals).concentration - 1 if prior else totals[0], params[site])
 
-    return _rule(site, "Dirichlet weights", statistics, posterior, mode)._replace(of="z")
+    return _rule(site, "Dirichlet weights", statistics, posterior, mode, "z")
 
 
 # -- normal components, one number or elementwise ----------------------------------------------------------------
 
 
-def normal_mean(model, site):
+def normal_mean(model, site, of):
     """means[k] ~ Normal(m, s), x | z=k ~ Normal(means[k], sd[k]):
     precision = 1/s^2 + n_k/sd[k]^2, mean = (m/s^2 + sum_n r_nk x_n/sd[k]^2) / precision."""
 
     def statistics(params, x):
-        return jnp.ones((len(x), 1)), x[:, None]
+        return _ones(x), _rows(x, of)
 
     def posterior(params, totals):
         n, total = _filled(totals[0], totals[1]), totals[1]
         m, s = _prior_arguments(model, params, site, "loc", "scale")
-        sd = _filled(scale_of(component_arguments(model, params)), total)
+        sd = _filled(scale_of(component_arguments(model, params, of)), total)
         precision = s**-2 + n * sd**-2
         return dist.Normal((m * s**-2 + total * sd**-2) / precision, precision**-0.5)
 
     def mode(params, totals, prior):
         return posterior(params, totals).loc if prior else _mean(totals[1], totals[0], params[site])
 
-    return _rule(site, "Normal mean", statistics, posterior, mode)
+    return _rule(site, "Normal mean", statistics, posterior, mode, of)
 
 
-def normal_spread(model, site, family, mean_site=None, shared=False):
+def normal_spread(model, site, of, family, mean_site=None, shared=False):
     """variances[k] ~ InverseGamma(a, b) or precisions[k] ~ Gamma(a, b), x | z=k ~ Normal(means[k], its sd):
     (a + n_k/2, b + sum_n r_nk (x_n - means[k])^2 / 2); mode b/(a + 1) of variances, (a - 1)/b of precisions.
 
@@ -121,8 +124,7 @@ def normal_spread(model, site, family, mean_site=None, shared=False):
         return m, variance / s**2
 
     def statistics(params, x):
-        loc = _filled(component_arguments(model, params)["loc"], params[site])
-        return jnp.ones((len(x), 1)), (x[:, None] - loc) ** 2
+        return _ones(x), _deviations(model, params, x, of) ** 2
 
     def posterior(params, totals):
         (a, b), n = hyper(params), _filled(totals[0], totals[1])
@@ -141,8 +143,8 @@ def normal_spread(model, site, family, mean_site=None, shared=False):
         return q.rate / (q.concentration + 1)
 
     def statistics_about_prior(params, x):
-        gap = x[:, None] - jnp.broadcast_to(mean_prior(params)[0], params[site].shape)
-        return jnp.ones((len(x), 1)), gap, gap**2
+        gap = _rows(x, of) - jnp.broadcast_to(mean_prior(params)[0], params[site].shape)
+        return _ones(x), gap, gap**2
 
     def posterior_without_mean(params, totals):
         (a, b), n = hyper(params), _filled(totals[0], totals[1])
@@ -151,37 +153,69 @@ def normal_spread(model, site, family, mean_site=None, shared=False):
 
     name = "Gamma precision" if precision else "InverseGamma variance"
     if mean_site is None:
-        return _rule(site, name, statistics, posterior, mode, shared=shared)
+        return _rule(site, name, statistics, posterior, mode, of, shared=shared)
     joint = Collapsed(statistics_about_prior, posterior_without_mean, mean_site)
-    return _rule(site, f"{name}, joint with {mean_site}", statistics, posterior, mode, joint)
+    return _rule(site, f"{name}, joint with {mean_site}", statistics, posterior, mode, of, joint)
 
 
-def normal_scale(model, site):
+def normal_scale(model, site, of):
     """x | z=k ~ Normal(means[k], scales[k]) under any prior of the scale: the maximum likelihood M-step alone,
     scales[k]^2 = sum_n r_nk (x_n - means[k])^2 / n_k."""
 
     def mode(params, r, x, prior):
-        loc = _filled(component_arguments(model, params)["loc"], params[site])
-        n, squares = totals((jnp.ones((len(x), 1)), (x[:, None] - loc) ** 2), r)
-        return jnp.sqrt(_mean(squares, n, params[site] ** 2))
+        n, total = totals((_ones(x), _deviations(model, params, x, of) ** 2), r)
+        return jnp.sqrt(_mean(total, n, params[site] ** 2))
 
-    return Rule(site, "Normal scale, maximum likelihood only", None, mode)
+    return Rule(site, "Normal scale, maximum likelihood only", None, mode, None, of)
+
+
+def normal_coefficients(model, site, of):
+    """coefficients[k, j] ~ Normal(m, s), x_n | z=k ~ Normal(f_n . coefficients[k] + o_n, sd): precision P = s^-2 I +
+    sum_n r_nk f_n f_n' / sd^2, mean P^-1 (m / s^2 + sum_n r_nk f_n (x_n - o_n) / sd^2); f and o are read off the
+    location (`design`). Gelman et al. 2013, chapter 14."""
+
+    def statistics(params, x):
+        features, offset = design(model, params, x, site, of)
+        weighted = features * row_arguments(model, params, x, of)["scale"][..., None] ** -2
+        return weighted[..., :, None] * features[..., None, :], weighted * (_rows(x, of) - offset)[..., None]
+
+    def posterior(params, totals):
+        squares, products = totals
+        m, s = (jnp.broadcast_to(a, params[site].shape) for a in _prior_arguments(model, params, site, "loc", "scale"))
+        precision = squares + jax.vmap(jnp.diag)(s**-2)
+        loc = jnp.linalg.solve(precision, (products + m * s**-2)[..., None])[..., 0]
+        return dist.MultivariateNormal(loc, precision_matrix=precision)
+
+    def mode(params, totals, prior):
+        if prior:
+            return posterior(params, totals).loc
+        return jnp.einsum("kij,kj->ki", jnp.linalg.pinv(totals[0], hermitian=True), totals[1])
+
+    return _rule(site, "Normal coefficients", statistics, posterior, mode, of)
+
+
+def design(model, params, x, site, of):
+    """f and o where the location in row n given z_n = k is f_nk . params[site][k] + o_nk: (N, K, J) and (N, K)."""
+    zero = jnp.zeros_like(params[site])
+    loc = lambda value: row_arguments(model, {**params, site: value}, x, of)["loc"]
+    offset = loc(zero)
+    return jnp.stack([loc(zero.at[:, j].set(1.0)) - offset for j in range(zero.shape[1])], axis=-1), offset
 
 
 # -- multivariate normal components --------------------------------------------------------------------------------
 
 
-def multivariate_mean(model, site):
+def multivariate_mean(model, site, of):
     """means[k] ~ Normal(m, C), x | z=k ~ Normal(means[k], S[k]): precision P = C^-1 + n_k S[k]^-1, mean
     P^-1 (C^-1 m + S[k]^-1 sum_n r_nk x_n). C is a matrix, or a diagonal of independent normals."""
 
     def statistics(params, x):
-        return jnp.ones((len(x), 1)), x[:, None]
+        return _ones(x), _rows(x, of)
 
     def posterior(params, totals):
         n, total = totals
         m, prior_precision = _mean_prior(model, params, site)
-        precision = jnp.linalg.inv(component_arguments(model, params)["covariance_matrix"])
+        precision = jnp.linalg.inv(component_arguments(model, params, of)["covariance_matrix"])
         pooled = prior_precision + n[:, None, None] * precision
         shift = jnp.einsum("kij,kj->ki", prior_precision, m) + jnp.einsum("kij,kj->ki", precision, total)
         return dist.MultivariateNormal(jnp.linalg.solve(pooled, shift[..., None])[..., 0], precision_matrix=pooled)
@@ -189,10 +223,10 @@ def multivariate_mean(model, site):
     def mode(params, totals, prior):
         return posterior(params, totals).loc if prior else _mean(totals[1], totals[0], params[site])
 
-    return _rule(site, "multivariate Normal mean", statistics, posterior, mode)
+    return _rule(site, "multivariate Normal mean", statistics, posterior, mode, of)
 
 
-def wishart_precision(model, site, mean_site=None, shared=False):
+def wishart_precision(model, site, of, mean_site=None, shared=False):
     """precisions[k] ~ Wishart(nu, S^-1), x | z=k ~ Normal(means[k], precisions[k]^-1), that is covariances ~
     InverseWishart(nu, S): Wishart(nu + n_k, (S + T)^-1) with T = sum_n r_nk (x_n - means[k])(x_n - means[k])'.
 
@@ -213,7 +247,7 @@ def wishart_precision(model, site, mean_site=None, shared=False):
         return m, precision[:, 0, 0] / params[site][:, 0, 0]
 
     def statistics(params, x):
-        return jnp.ones((len(x), 1)), outer(x[:, None] - component_arguments(model, params)["loc"])
+        return _ones(x), outer(_deviations(model, params, x, of))
 
     def posterior(params, totals):
         nu, S = hyper(params)
@@ -233,8 +267,8 @@ def wishart_precision(model, site, mean_site=None, shared=False):
         return jnp.where(df > D + 1, (df - D - 1) * q.mean / df, params[site])
 
     def statistics_about_prior(params, x):
-        gap = x[:, None] - mean_prior(params)[0]
-        return jnp.ones((len(x), 1)), gap, outer(gap)
+        gap = _rows(x, of) - mean_prior(params)[0]
+        return _ones(x), gap, outer(gap)
 
     def posterior_without_mean(params, totals):
         nu, S = hyper(params)
@@ -243,20 +277,21 @@ def wishart_precision(model, site, mean_site=None, shared=False):
         return dist.Wishart(nu + n, rate_matrix=S + scatter - outer(gap) / pooled)
 
     if mean_site is None:
-        return _rule(site, "Wishart precision", statistics, posterior, mode, shared=shared)
+        return _rule(site, "Wishart precision", statistics, posterior, mode, of, shared=shared)
     joint = Collapsed(statistics_about_prior, posterior_without_mean, mean_site)
-    return _rule(site, f"Wishart precision, joint with {mean_site}", statistics, posterior, mode, joint)
+    return _rule(site, f"Wishart precision, joint with {mean_site}", statistics, posterior, mode, of, joint)
 
 
 # -- counts, waiting times, answers ------------------------------------------------------------------------------
 
 
-def gamma_rate(model, site, likelihood):
+def gamma_rate(model, site, of, likelihood):
     """rates[k] ~ Gamma(a, b): Gamma(a + c_k, b + t_k), mode (a + c_k - 1) / (b + t_k), maximum likelihood c_k / t_k;
     x | z=k ~ Poisson(rates[k]): c_k = sum_n r_nk x_n, t_k = n_k; ~ Exponential(rates[k]): the other way round."""
 
     def statistics(params, x):
-        ones, values = jnp.ones_like(x)[:, None], x[:, None]
+        values = _rows(x, of)
+        ones = jnp.ones_like(values)
         return (values, ones) if likelihood == "Poisson" else (ones, values)
 
     def posterior(params, totals):
@@ -267,18 +302,17 @@ def gamma_rate(model, site, likelihood):
         q = posterior(params, totals)
         return _inside(*((q.concentration - 1, q.rate) if prior else totals), params[site])
 
-    return _rule(site, f"Gamma rate, {likelihood}", statistics, posterior, mode)
+    return _rule(site, f"Gamma rate, {likelihood}", statistics, posterior, mode, of)
 
 
-def beta_probability(model, site, likelihood):
+def beta_probability(model, site, of, likelihood):
     """probs[k] ~ Beta(a, b), x | z=k ~ Bernoulli(probs[k]) or Binomial(M, probs[k]): Beta(a + s_k, b + f_k) with the
     successes s_k and failures f_k of the component; mode (a + s - 1) / (a + b + s + f - 2)."""
 
     def statistics(params, x):
-        x = jnp.asarray(x, jnp.result_type(float))
-        trials = component_arguments(model, params).get("total_count", jnp.ones(model.num_components))
-        trials = jnp.broadcast_to(_filled(trials, params[site]), params[site].shape)
-        return jnp.broadcast_to(x[:, None], (len(x), *trials.shape)), trials - x[:, None]
+        values = jnp.asarray(_rows(x, of), jnp.result_type(float))
+        trials = row_arguments(model, params, x, of).get("total_count", jnp.ones((1, 1)))
+        return values, _filled(trials, values, 2) - values
 
     def posterior(params, totals):
         a, b = _prior_arguments(model, params, site, "concentration1", "concentration0")
@@ -289,16 +323,16 @@ def beta_probability(model, site, likelihood):
         a, b = (q.concentration1 - 1, q.concentration0 - 1) if prior else totals
         return jnp.where((a > 0) & (b > 0), a / jnp.where(a + b > 0, a + b, 1.0), params[site])
 
-    return _rule(site, f"Beta probability, {likelihood}", statistics, posterior, mode)
+    return _rule(site, f"Beta probability, {likelihood}", statistics, posterior, mode, of)
 
 
-def dirichlet_items(model, site):
+def dirichlet_items(model, site, of):
     """probs[k, j] ~ Dirichlet(alpha), x_j | z=k ~ Categorical(probs[k, j]): Dirichlet(alpha + how often component k
     gave each answer to item j), mode proportional to that - 1."""
     categories = model.param_shapes[site].shape[-1]
 
     def statistics(params, x):
-        return (jax.nn.one_hot(jnp.asarray(x, jnp.int32), categories, dtype=jnp.result_type(float))[:, None],)
+        return (jax.nn.one_hot(jnp.asarray(_rows(x, of), jnp.int32), categories, dtype=jnp.result_type(float)),)
 
     def posterior(params, totals):
         (alpha,) = _prior_arguments(model, params, site, "concentration")
@@ -307,7 +341,7 @@ def dirichlet_items(model, site):
     def mode(params, totals, prior):
         return _simplex(posterior(params, totals).concentration - 1 if prior else totals[0], params[site])
 
-    return _rule(site, "Dirichlet items", statistics, posterior, mode)
+    return _rule(site, "Dirichlet items", statistics, posterior, mode, of)
 
 
 # -- whole numbers ------------------------------------------------------------------------------------------------
@@ -324,21 +358,50 @@ def finite(model, site, size):
 
         return dist.Categorical(logits=jax.vmap(log_joint)(jnp.arange(size, dtype=model.param_shapes[site].dtype)))
 
-    return Rule(site, "whole number, each value weighed", conditional, None)
+    return Rule(site, "whole number, each value weighed", conditional, None, None, "the joint density")
 
 
 # -- pieces -------------------------------------------------------------------------------------------------------
 
 
-def component_arguments(model, params, x=None):
-    """Arguments by name of the distribution of x given z = k, each with leading axis K; none depends on x."""
-    shape = model.observation_shapes["x"]
-    zero = jnp.zeros(shape.shape, shape.dtype) if x is None else x[0]
+def component_arguments(model, params, of="x"):
+    """Arguments by name of the distribution of site `of` given z = k, leaves (K, ...): those of every row, where they
+    do not depend on it, else those of one."""
+    shapes = {name: shape for name, shape in model.observation_shapes.items() if name != "z"}
+    row = {name: jnp.zeros((1, *shape.shape), shape.dtype) for name, shape in shapes.items()}
+    if model.covariates_row is not None:
+        row["covariates"] = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], model.covariates_row)
+    return {name: leaf[0] for name, leaf in row_arguments(model, params, row, of).items()}
 
-    def one(k):
-        return arrays(model.observation_sites(params, k, {"x": zero})["x"])
 
-    return jax.vmap(one)(jnp.arange(model.num_components, dtype=jnp.int32))
+def row_arguments(model, params, x, of="x"):
+    """Arguments by name of the distribution of site `of` in row n given z_n = k, leaves (N, K, ...); (1, K, ...) where
+    a row is one array and so has nothing that they could depend on."""
+    observed, covariates = split(x)
+    if not isinstance(x, dict):
+        observed = {"x": observed["x"][:1]}
+
+    def one(x_n, c_n, k):
+        return arrays(model.observation_sites(params, k, x_n, c_n)[of])
+
+    rows = jax.vmap(jax.vmap(one, in_axes=(None, None, 0)), in_axes=(0, 0, None))
+    return rows(observed, covariates, jnp.arange(model.num_components, dtype=jnp.int32))
+
+
+def _rows(x, of):
+    """What was observed at `of`, (N, 1, ...)."""
+    return jnp.asarray(x[of] if isinstance(x, dict) else x)[:, None]
+
+
+def _ones(x):
+    """(N, 1)."""
+    return jnp.ones((num_observations(x), 1))
+
+
+def _deviations(model, params, x, of):
+    """x_n - loc_k, (N, K, ...)."""
+    rows = _rows(x, of)
+    return rows - _filled(row_arguments(model, params, x, of)["loc"], rows, 2)
 
 
 def arrays(site):
@@ -366,10 +429,10 @@ def _mean_prior(model, params, site):
     return jnp.broadcast_to(arguments["loc"], (K, D)), jnp.broadcast_to(precision, (K, D, D))
 
 
-def _filled(values, like):
-    """`values` (K, ...) with axes of length 1 after the first, up to the number of axes of `like`."""
+def _filled(values, like, first=1):
+    """`values` (K, ...) with axes of length 1 after the `first`, up to the number of axes of `like`."""
     values = jnp.asarray(values)
-    return values.reshape(values.shape[:1] + (1,) * (like.ndim - values.ndim) + values.shape[1:])
+    return values.reshape(values.shape[:first] + (1,) * (like.ndim - values.ndim) + values.shape[first:])
 
 
 def _mean(total, n, otherwise):

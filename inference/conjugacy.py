@@ -1,7 +1,9 @@
 """Which prior site is conjugate to what, found from the declaration; and parameters integrated out by what was found.
 
 A rule of `inference.conditionals` is found when the two distributions are of the right classes, the component's
-argument *is* the site (checked at prior draws), and nothing else moves when the site does.
+argument *is* the site (checked at prior draws), and nothing else moves when the site does. Where a look at arguments
+does not see everything (a density of the user's own, a distribution inside another), log joint must change with the
+site as log conditional does.
 """
 
 import functools
@@ -17,22 +19,34 @@ from inference.conditionals import (
     arrays,
     beta_probability,
     component_arguments,
+    design,
     dirichlet_items,
     dirichlet_weights,
     finite,
     gamma_rate,
     multivariate_mean,
+    normal_coefficients,
     normal_mean,
     normal_scale,
     normal_spread,
+    row_arguments,
     scale_of,
     totals,
     wishart_precision,
 )
-from zoo.mixture import outside_traces
+from zoo.mixture import outside_traces, split
 from zoo.probe import NUM_DRAWS, draw_observations
 
-__all__ = ["Rule", "collapsible", "component_arguments", "integrable", "log_marginal", "rules", "totals"]
+__all__ = [
+    "Rule",
+    "collapsible",
+    "component_arguments",
+    "integrable",
+    "log_marginal",
+    "row_arguments",
+    "rules",
+    "totals",
+]
 
 NUM_POINTS = 16  # prior draws at which a rule is probed
 NUM_CHECKS = 50  # points at which log joint - log conditional must be the same ...
@@ -43,11 +57,15 @@ CHECK_ROWS = 6  # observations in that check
 @functools.cache
 def rules(model) -> tuple[Rule, ...]:
     """The rules that the declaration of `model` supports, in the order of its sites. Compiles one small program."""
-    if not model.param_shapes or model.covariates_row is not None or set(model.observation_shapes) != {"x", "z"}:
+    if not model.param_shapes:
         return ()
     probed = outside_traces(_probe, model)
-    found = (_rule_for(model, name, probed) for name in model.param_shapes)
-    return tuple(rule for rule in found if rule is not None)
+    found = [rule for name in model.param_shapes if (rule := _rule_for(model, name, probed)) is not None]
+    drawn = tuple(rule for rule in found if rule.conditional is not None)
+    if not drawn or not probed.opaque:
+        return tuple(found)
+    errors = outside_traces(_errors, model, drawn)
+    return tuple(rule for rule in found if errors.get(rule.site, 0.0) <= TOLERANCE[jnp.result_type(float).name])
 
 
 # -- parameters integrated out --------------------------------------------------------------------------------
@@ -103,7 +121,7 @@ def totals_of(model, x, r):
 
 
 def statistics_of(model, x):
-    """What one observation adds to the totals of its component: site -> leaves (N, 1, ...)."""
+    """What one observation adds to the totals of its component: site -> leaves (N, 1 or K, ...)."""
     params = somewhere(model)  # no collapsed statistic depends on parameters where `collapsible` is None
     return {rule.site: rule.collapsed.statistics(params, x) for rule in integrable(model)}
 
@@ -151,9 +169,7 @@ def _largest_change(model):
     """How far log joint - log conditional is from one number, relative to 1 + |log joint|."""
 
     @jax.jit
-    def program(draws, key):
-        first = {name: leaf[0] for name, leaf in draws.items()}
-        z, x = draw_observations(model, first, key, CHECK_ROWS)
+    def program(draws, z, x):
         r = jax.nn.one_hot(z, model.num_components, dtype=jnp.result_type(float))
 
         def at(params):
@@ -162,7 +178,7 @@ def _largest_change(model):
 
         return jax.vmap(at)({name: leaf[:NUM_CHECKS] for name, leaf in draws.items()})
 
-    joint, conditional = map(np.asarray, program(model.prior_draws(jax.random.key(3), NUM_DRAWS), jax.random.key(17)))
+    joint, conditional = map(np.asarray, program(model.prior_draws(jax.random.key(3), NUM_DRAWS), *_drawn(model)))
     gap = joint - conditional
     return float(np.max(np.abs(gap - gap[0]) / (1 + np.abs(joint) + np.abs(joint[0]))))
 
@@ -171,128 +187,219 @@ def _largest_change(model):
 
 
 class _Probed(NamedTuple):
-    families: dict  # "x", "z" and every prior site -> class name
-    values: dict  # site -> (P, ...) at P prior draws
-    arguments: dict  # "x" (leading axis K), "z", prior sites -> {argument: (P, ...)}
-    moved: dict  # the same arguments with one site replaced: site -> like `arguments`
+    """The declaration at P points: prior draws, each beside every one of a few rows of data."""
+
+    families: tuple  # of the sites of the prior, of those of the observation: name -> class name
+    values: dict  # site of the prior -> (P, ...)
+    prior: dict  # its arguments: site -> {argument: (P, ...)}
+    observed: dict  # those of the observation: site -> {argument: (P, K, ...)}, "z" (P, ...)
+    moved: dict  # site replaced -> (`prior`, `observed`) then
+    opaque: bool  # whether a density may depend on more than the arguments say
 
 
 def _probe(model) -> _Probed:
-    families = {}
-    shape = model.observation_shapes["x"]
+    prior_families, families, opaque = {}, {}, []
 
-    def arguments(params):
+    def arguments(params, rows):
         prior = model.prior_sites(params)
-        observed = model.observation_sites(params, 0, {"x": jnp.zeros(shape.shape, shape.dtype)})
-        families.update({name: site.family for name, site in {**prior, **observed}.items()})
-        return {**{k: arrays(s) for k, s in prior.items()}, "z": arrays(observed["z"])} | {
-            "x": component_arguments(model, params)
-        }
+        observed = model.observation_sites(params, 0, *jax.tree.map(lambda leaf: leaf[0], split(rows)))
+        prior_families.update({name: site.family for name, site in prior.items()})
+        families.update({name: site.family for name, site in observed.items()})
+        opaque.extend(map(_opaque, [*prior.values(), *observed.values()]))
+        of_rows = {name: row_arguments(model, params, rows, name) for name in observed}
+        of_rows["z"] = {argument: leaf[:, 0] for argument, leaf in of_rows["z"].items()}
+        num_rows = len(next(iter(of_rows["z"].values()), [0]))
+        repeated = {k: {a: jnp.stack([leaf] * num_rows) for a, leaf in arrays(s).items()} for k, s in prior.items()}
+        return jax.tree.map(lambda leaf: jnp.stack([leaf] * num_rows), params), repeated, of_rows
 
     @jax.jit
-    def program(draws):
+    def program(draws, rows):
         here = {name: leaf[:NUM_POINTS] for name, leaf in draws.items()}
         there = {name: leaf[NUM_POINTS : 2 * NUM_POINTS] for name, leaf in draws.items()}
         tries = [here, *({**here, name: there[name]} for name in here)]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tries)
-        return here, jax.vmap(jax.vmap(arguments))(stacked)
+        found = jax.vmap(jax.vmap(lambda params: arguments(params, rows)))(stacked)
+        return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[:1] + (-1,) + leaf.shape[3:]), found)
 
-    values, every = jax.tree.map(np.asarray, program(model.prior_draws(jax.random.key(3), NUM_DRAWS)))
+    every = jax.tree.map(np.asarray, program(model.prior_draws(jax.random.key(3), NUM_DRAWS), _some_rows(model)))
     at = lambda i: jax.tree.map(lambda leaf: leaf[i], every)
-    return _Probed(families, values, at(0), {name: at(1 + i) for i, name in enumerate(values)})
+    values, prior, observed = at(0)
+    moved = {name: at(1 + i)[1:] for i, name in enumerate(values)}
+    return _Probed((prior_families, families), values, prior, observed, moved, any(opaque))
+
+
+def _opaque(site):
+    plain = bool | int | float | str | np.generic | np.ndarray | np.dtype | type | jax.Array | None
+    return site.distribution is None or any(not isinstance(v, plain) for v in site.distribution.parameters.values())
+
+
+def _some_rows(model):
+    """A few rows of the data, or forward draws: what arguments may depend on beside the parameters."""
+    if model.data is None:
+        return _drawn(model)[1]
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:CHECK_ROWS], model.data.x)
+
+
+def _errors(model, found):
+    """site -> how far log p(params, z, x) - log q(site | the rest) is from the same with another value of the site,
+    relative to 1 + |log joint|; at the points where the joint density is above 0 for both."""
+
+    @jax.jit
+    def program(draws, z, x):
+        r = jax.nn.one_hot(z, model.num_components, dtype=jnp.result_type(float))
+        here, there = ({k: leaf[i : i + NUM_POINTS] for k, leaf in draws.items()} for i in (0, NUM_POINTS))
+        tries = {rule.site: {**here, rule.site: there[rule.site]} for rule in found}
+        joint = jax.vmap(lambda params: model.log_joint(params, z, x))
+        before, errors = joint(here), {}
+        for rule in found:
+
+            def change(params, moved, rule=rule):
+                q = rule.conditional(params, r, x)
+                return q.log_prob(moved[rule.site]).sum() - q.log_prob(params[rule.site]).sum()
+
+            after = joint(tries[rule.site])
+            gap = jnp.abs(after - before - jax.vmap(change)(here, tries[rule.site]))
+            possible = jnp.isfinite(before) & jnp.isfinite(after)
+            errors[rule.site] = jnp.where(possible, gap / (1 + jnp.abs(before) + jnp.abs(after)), 0.0).max()
+        return errors
+
+    errors = program(model.prior_draws(jax.random.key(3), NUM_DRAWS), *_drawn(model))
+    return {site: float(np.nan_to_num(error, nan=np.inf)) for site, error in errors.items()}
+
+
+@functools.cache
+def _drawn(model):
+    """A few assignments and observations, at the first prior draw."""
+    draw = jax.jit(lambda key: draw_observations(model, somewhere(model), key, CHECK_ROWS))
+    return jax.tree.map(np.asarray, draw(jax.random.key(17)))
 
 
 def _rule_for(model, name, probed) -> Rule | None:
     """The rule for one prior site, or None."""
-    family, component, value = probed.families[name], probed.families["x"], probed.values[name]
-    event = model.observation_shapes["x"].shape
-
-    def enters(site, argument):
-        return _same(probed.arguments[site], argument, value) and _only(probed, name, {(site, argument)})
-
+    family, value = probed.families[0][name], probed.values[name]
     if family == "Categorical" and value.ndim == 1:
-        return finite(model, name, next(iter(probed.arguments[name].values())).shape[-1])
-    if family == "Dirichlet" and probed.families["z"] == "Categorical" and enters("z", "probs"):
+        return finite(model, name, next(iter(probed.prior[name].values())).shape[-1])
+    if family == "Dirichlet" and probed.families[1]["z"] == "Categorical" and _enters(probed, name, "z", "probs"):
         return dirichlet_weights(model, name)
-    shared = _shared_rule(model, name, probed)
+    found = (_rule_of(model, name, of, probed) for of in probed.observed if of != "z")
+    return next((rule for rule in found if rule is not None), None)
+
+
+def _rule_of(model, name, of, probed) -> Rule | None:
+    """The rule for a prior site that is, or makes, an argument of the observation's site `of`; or None."""
+    family, component, value = probed.families[0][name], probed.families[1][of], probed.values[name]
+    shared = _shared_rule(model, name, of, probed)
     if shared is not None:
         return shared
     if value.shape[1:2] != (model.num_components,):
         return None
     if component == "MultivariateNormalFullCovariance":
-        return _multivariate_rule(model, name, probed)
-    if family == "Dirichlet" and component == "Categorical" and enters("x", "probs"):
-        return dirichlet_items(model, name)
-    if value.shape[2:] != event:
+        return _multivariate_rule(model, name, of, probed)
+    if family == "Dirichlet" and component == "Categorical" and _enters(probed, name, of, "probs"):
+        return dirichlet_items(model, name, of)
+    if component == "Normal" and family == "Normal" and value.ndim == 3 and _linear(model, name, of, probed):
+        return normal_coefficients(model, name, of)
+    if value.shape[2:] != model.observation_shapes[of].shape:
         return None
     if component in ("Normal", "MultivariateNormalDiag"):
-        return _normal_rule(model, name, probed)
-    if family == "Gamma" and component in ("Poisson", "Exponential") and enters("x", "rate"):
-        return gamma_rate(model, name, "Poisson" if component == "Poisson" else "exponential")
-    if family == "Beta" and component in ("Bernoulli", "Binomial") and enters("x", "probs"):
-        return beta_probability(model, name, component)
+        return _normal_rule(model, name, of, probed)
+    if family == "Gamma" and component in ("Poisson", "Exponential") and _enters(probed, name, of, "rate"):
+        return gamma_rate(model, name, of, "Poisson" if component == "Poisson" else "exponential")
+    if family == "Beta" and component in ("Bernoulli", "Binomial") and _enters(probed, name, of, "probs"):
+        return beta_probability(model, name, of, component)
     return None
 
 
-def _shared_rule(model, name, probed):
+def _shared_rule(model, name, of, probed):
     """The rule of a spread that is one for all components, or None."""
-    family, component, value, x = (
-        probed.families[name],
-        probed.families["x"],
-        probed.values[name],
-        probed.arguments["x"],
-    )
+    family, component = probed.families[0][name], probed.families[1][of]
+    value, x = probed.values[name], probed.observed[of]
     same = lambda argument: (
         argument.shape[:1] + argument.shape[2:] == value.shape and np.allclose(argument, value[:, None], rtol=1e-5)
     )
     if component in ("Normal", "MultivariateNormalDiag") and family in ("InverseGamma", "Gamma"):
         spread = scale_of(x) ** (2 if family == "InverseGamma" else -2)
-        scale = "scale" if "scale" in x else "scale_diag"
-        if same(spread) and _only(probed, name, {("x", scale)}):
-            return normal_spread(model, name, family, shared=True)
+        if same(spread) and _only(probed, name, (of, _scale(x))):
+            return normal_spread(model, name, of, family, shared=True)
     if component == "MultivariateNormalFullCovariance" and family == "WishartTriL":
-        own = {("x", "covariance_matrix")}
-        if same(np.linalg.inv(x["covariance_matrix"])) and _only(probed, name, own):
-            return wishart_precision(model, name, shared=True)
+        if same(np.linalg.inv(x["covariance_matrix"])) and _only(probed, name, (of, "covariance_matrix")):
+            return wishart_precision(model, name, of, shared=True)
     return None
 
 
-def _normal_rule(model, name, probed):
-    family, value, x = probed.families[name], probed.values[name], probed.arguments["x"]
+def _normal_rule(model, name, of, probed):
+    family, value, x = probed.families[0][name], probed.values[name], probed.observed[of]
+    sd, own = scale_of(x), (of, _scale(x))
     if _same(x, "loc", value):
-        return normal_mean(model, name) if family == "Normal" and _only(probed, name, {("x", "loc")}) else None
-    scale = "scale" if "scale" in x else "scale_diag"
-    sd = scale_of(x)
-    own = {("x", scale)}
+        found = family == "Normal" and _enters(probed, name, of, "loc") and _same_in_rows(probed, sd)
+        return normal_mean(model, name, of) if found else None
     if family in ("InverseGamma", "Gamma") and _equal(sd ** (2 if family == "InverseGamma" else -2), value):
         if _only(probed, name, own):
-            return normal_spread(model, name, family)
+            return normal_spread(model, name, of, family)
         for mean in probed.values:
-            if mean != name and probed.families[mean] == "Normal" and _same(x, "loc", probed.values[mean]):
-                worth = [a["x"][scale] ** 2 / a[mean]["scale"] ** 2 for a in (probed.arguments, probed.moved[name])]
-                if _only(probed, name, own | {(mean, "scale")}) and _constant(worth):
-                    return normal_spread(model, name, family, mean)
+            if mean != name and probed.families[0][mean] == "Normal" and _same(x, "loc", probed.values[mean]):
+                worth = [
+                    observed[of][_scale(x)] ** 2 / prior[mean]["scale"] ** 2
+                    for prior, observed in ((probed.prior, probed.observed), probed.moved[name])
+                ]
+                if _only(probed, name, own, (mean, "scale")) and _constant(worth):
+                    return normal_spread(model, name, of, family, mean)
         return None
-    return normal_scale(model, name) if _equal(sd, value) and _only(probed, name, own) else None
+    return normal_scale(model, name, of) if _equal(sd, value) and _only(probed, name, own) else None
 
 
-def _multivariate_rule(model, name, probed):
-    family, value, x = probed.families[name], probed.values[name], probed.arguments["x"]
+def _multivariate_rule(model, name, of, probed):
+    family, value, x = probed.families[0][name], probed.values[name], probed.observed[of]
+    key = "covariance_matrix"
     if _same(x, "loc", value):
         normal = family in ("Normal", "MultivariateNormalDiag", "MultivariateNormalFullCovariance")
-        return multivariate_mean(model, name) if normal and _only(probed, name, {("x", "loc")}) else None
-    own = {("x", "covariance_matrix")}
-    if family != "WishartTriL" or not _equal(np.linalg.inv(x["covariance_matrix"]), value, 1e-3):
+        found = normal and _enters(probed, name, of, "loc") and _same_in_rows(probed, x[key])
+        return multivariate_mean(model, name, of) if found else None
+    if family != "WishartTriL" or not _equal(np.linalg.inv(x[key]), value, 1e-3):
         return None
-    if _only(probed, name, own):
-        return wishart_precision(model, name)
+    if _only(probed, name, (of, key)):
+        return wishart_precision(model, name, of)
     for mean in probed.values:
-        if probed.families[mean] == "MultivariateNormalFullCovariance" and _same(x, "loc", probed.values[mean]):
-            key = "covariance_matrix"
-            worth = [a["x"][key] / a[mean][key] for a in (probed.arguments, probed.moved[name])]
-            if _only(probed, name, own | {(mean, key)}) and _constant(worth):
-                return wishart_precision(model, name, mean)
+        if probed.families[0][mean] == "MultivariateNormalFullCovariance" and _same(x, "loc", probed.values[mean]):
+            worth = [
+                observed[of][key] / prior[mean][key]
+                for prior, observed in ((probed.prior, probed.observed), probed.moved[name])
+            ]
+            if _only(probed, name, (of, key), (mean, key)) and _constant(worth):
+                return wishart_precision(model, name, of, mean)
     return None
+
+
+def _enters(probed, name, of, argument):
+    """Whether site `name` is that argument of the observation's site `of`, and nothing else."""
+    return _same(probed.observed[of], argument, probed.values[name]) and _only(probed, name, (of, argument))
+
+
+def _same_in_rows(probed, argument):
+    """Whether an argument (P, K, ...) is the same in every row of data; points are draws beside rows."""
+    by_draw = argument.reshape(NUM_POINTS, -1, *argument.shape[1:])
+    return bool(np.all(by_draw == by_draw[:, :1]))
+
+
+def _linear(model, name, of, probed):
+    """Whether the site is in the location of `of` alone, and there row k linearly in that of component k."""
+    if model.observation_shapes[of].shape or not _only(probed, name, (of, "loc")):
+        return False
+    rows = _some_rows(model)
+
+    def gap(params):
+        loc = row_arguments(model, params, rows, of)["loc"]
+        features, offset = design(model, params, rows, name, of)
+        terms = features * params[name]
+        return jnp.abs(loc - offset - terms.sum(-1)) / (1 + jnp.abs(loc) + jnp.abs(offset) + jnp.abs(terms).sum(-1))
+
+    draws = model.prior_draws(jax.random.key(3), NUM_DRAWS)
+    largest = jax.jit(jax.vmap(gap))({k: leaf[:NUM_POINTS] for k, leaf in draws.items()}).max()
+    return bool(largest <= TOLERANCE[jnp.result_type(float).name])
+
+
+def _scale(arguments):
+    return "scale" if "scale" in arguments else "scale_diag"
 
 
 def _same(arguments, name, value):
@@ -309,10 +416,12 @@ def _constant(ratios):
     return bool(np.allclose(ratios, ratios[:1], rtol=1e-4))
 
 
-def _only(probed, name, places):
-    """Nothing but the arguments `places`, of (site, argument), moved when prior site `name` did."""
-    for site, arguments in probed.arguments.items():
-        for argument, before in arguments.items():
-            if (site, argument) not in places and not np.array_equal(before, probed.moved[name][site][argument]):
-                return False
+def _only(probed, name, in_observed, in_prior=None):
+    """Nothing but the argument `in_observed` (and `in_prior`), of (site, argument), moved when site `name` did."""
+    prior, observed = probed.moved[name]
+    for before, after, place in ((probed.prior, prior, in_prior), (probed.observed, observed, in_observed)):
+        for site, arguments in before.items():
+            for argument, value in arguments.items():
+                if (site, argument) != place and not np.array_equal(value, after[site][argument]):
+                    return False
     return True

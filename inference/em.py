@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from inference import loop, space
-from inference.em_step import Settings, Start, build, first_state, num_observations
+from inference.em_step import Settings, Start, build, first_state
 from inference.optimum import curvature, flat, rising
 from inference.results import Cost, PointMass
+from zoo.mixture import num_observations
 from zoo.probe import NUM_DRAWS
 
 STATIONARY = 1e-6  # admissible: largest gradient entry per observation, unconstrained space

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from inference import conjugacy, space
+from zoo.mixture import num_observations
 
 COLLAPSED = 1e-8  # of the data's standard deviation: on its way to zero, stopped before it overflows
 CLOSED_STARTS, NEWTON_STARTS = 2, 10  # M-steps at a start's own responsibilities: two if all closed, else more
@@ -301,10 +302,10 @@ def scales(model, params, x):
     others, which show when it becomes singular; None for every other family."""
     family = None if isinstance(x, dict) else model.observation_shapes["x"].family
     if family == "MultivariateNormalFullCovariance":
-        return _given_others(conjugacy.component_arguments(model, params, x)["covariance_matrix"])
+        return _given_others(conjugacy.component_arguments(model, params)["covariance_matrix"])
     if family not in SCALED:
         return None
-    return conjugacy.component_arguments(model, params, x)[SCALED[family]].reshape(model.num_components, -1)
+    return conjugacy.component_arguments(model, params)[SCALED[family]].reshape(model.num_components, -1)
 
 
 def data_scales(model, x):
@@ -321,10 +322,6 @@ def data_scales(model, x):
 def _given_others(covariance):
     """Standard deviation of each coordinate given the others, (..., D): the inverse's diagonal to the power -1/2."""
     return jnp.diagonal(jnp.linalg.inv(covariance), axis1=-2, axis2=-1) ** -0.5
-
-
-def num_observations(x) -> int:
-    return len(next(iter(x.values())) if isinstance(x, dict) else x)
 
 
 def _like(mask, leaf):

@@ -26,7 +26,7 @@ def refuses(model, x) -> str | None:
     """None: every mixture of the declared form has a table; unknown parameters also need a conditional or a twin."""
     whole = [name for name in _others(model) if name in space.discrete(model)]
     if whole:
-        return f"{', '.join(whole)} is discrete, and only a Categorical of one value beside one site x is drawn exactly"
+        return f"{', '.join(whole)} is discrete, and of these only a Categorical of one value is drawn exactly"
     if _others(model) and model.lacks_twin:
         return f"{', '.join(_others(model))} is not conjugate, and a slice step needs the support: {model.lacks_twin}"
     return None

@@ -19,6 +19,7 @@ from scipy.special import logsumexp
 from inference import labels, loop
 from inference.results import Cost, Draws
 from zoo import introspect
+from zoo.mixture import num_observations
 
 CELLS = 2**20  # table cells in one block: 8 MiB in float64, and some ten arrays of that size
 MAX_BLOCK = 2**15  # particles in one block
@@ -51,7 +52,7 @@ def importance(
     """
     asked = used = PARTICLES if num_particles is None else num_particles
     if not model.param_shapes:
-        used = min(asked, max(2, min(MAX_KNOWN, int(MAX_ENTRIES // num_observations_of(x)))))
+        used = min(asked, max(2, min(MAX_KNOWN, int(MAX_ENTRIES // num_observations(x)))))
     most = MOST_TIMES * used if num_particles is None else used
     draws = _run(model, _summed_out(model), x, key, used, num_resampled, block, progress, most)
     if used < asked:
@@ -69,7 +70,7 @@ def importance_joint(
     order K^-N, this collapses for all but the smallest data: it is here to be seen. Fields as in `importance`, with
     assignments (1, S, N) where S N is at most 5e7.
     """
-    program = _proposed(model, num_observations_of(x), num_particles * num_observations_of(x) <= MAX_ENTRIES)
+    program = _proposed(model, num_observations(x), num_particles * num_observations(x) <= MAX_ENTRIES)
     return _run(model, program, x, key, num_particles, num_resampled, block, progress)
 
 
@@ -210,7 +211,7 @@ def in_blocks(model, program, shared, rows, total, block, progress, start=0):
     Outputs as NumPy arrays with leading axis `done - start`, `done` (less than `total` after Ctrl-C), and the cost.
     """
     if block is None:
-        block = int(np.clip(CELLS // (num_observations_of(shared[-1]) * model.num_components), 1, MAX_BLOCK))
+        block = int(np.clip(CELLS // (num_observations(shared[-1]) * model.num_components), 1, MAX_BLOCK))
     block = min(block, total - start)
 
     def arguments(first):
@@ -243,7 +244,7 @@ def resample(model, x, key, draws, num, block):
     assignments, cost = None, Cost()
     if draws.assignments is not None:
         assignments = draws.assignments[:, chosen]
-    elif num * num_observations_of(x) <= MAX_ENTRIES:
+    elif num * num_observations(x) <= MAX_ENTRIES:
         out, done, cost = in_blocks(model, _assign(model), (key_assign, x), params, num, block, None)
         if done < num:
             raise KeyboardInterrupt
@@ -269,10 +270,10 @@ def _summed_out(model):
 
 
 @functools.cache
-def _proposed(model, num_observations, keep_assignments):
+def _proposed(model, n, keep_assignments):
     def particle(key, x):
         observed = dict(x) if isinstance(x, dict) else {"x": x}
-        joint = model.joint(num_observations, observed.pop("covariates", None))
+        joint = model.joint(n, observed.pop("covariates", None))
         constraints = ChoiceMap.d({("obs", *name.split(".")): leaf for name, leaf in observed.items()})
         trace, log_weight = joint.generate(key, constraints, ())
         choices = trace.get_choices()
@@ -300,7 +301,3 @@ def program_of(block):
         return block(jax.vmap(lambda i: jax.random.fold_in(key, i))(indices), rows, x)
 
     return jax.jit(program)
-
-
-def num_observations_of(x):
-    return len(next(iter(x.values())) if isinstance(x, dict) else x)

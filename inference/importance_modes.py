@@ -25,7 +25,7 @@ from inference import em as modes
 from inference import importance, labels, loop, space
 from inference.results import Cost, Draws
 from zoo import introspect
-from zoo.mixture import permutations
+from zoo.mixture import num_observations, permutations
 from zoo.probe import NUM_DRAWS
 
 DEFENSIVE = 0.1  # share of the particles that come from the prior
@@ -68,7 +68,7 @@ def importance_modes(
     key_modes, key_prior, key_particles, key_resample = jax.random.split(key, 4)
     proposal, said, cost = proposal_of(model, x, key_modes, key_prior, num_restarts)
     if block is None:
-        cells = max(importance.num_observations_of(x) * model.num_components, proposal.centres.size)
+        cells = max(num_observations(x) * model.num_components, proposal.centres.size)
         block = int(np.clip(importance.CELLS // cells, 1, importance.MAX_BLOCK))
     shared = (key_particles, proposal, x)
     out, done, spent = importance.in_blocks(model, _particles(model), shared, None, num_particles, block, progress)

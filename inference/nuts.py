@@ -10,8 +10,8 @@ from numpyro.infer.hmc import hmc
 from numpyro.infer.util import log_density
 
 from inference import Refused, em, labels, loop, space
-from inference.importance import num_observations_of
 from inference.results import Cost, Draws
+from zoo.mixture import num_observations
 
 RESTARTS = 4  # of EM per chain, when chains start from them
 
@@ -188,7 +188,7 @@ def build(
             return labels.draw_assignments(key_assign, model.log_table(params, x))
 
         keep = i >= num_warmup  # the same for all chains: draws of warmup are dropped, and go without assignments
-        z = jax.lax.cond(keep, drawn, lambda: jnp.zeros(num_observations_of(x), jnp.int32))
+        z = jax.lax.cond(keep, drawn, lambda: jnp.zeros(num_observations(x), jnp.int32))
         out = {
             "params": params,
             "assignments": z,

@@ -172,7 +172,7 @@ def _inwards(model):
     def program(draws, x):
         one, other = (jax.tree.map(lambda leaf: leaf[i], draws) for i in (0, 1))  # noqa: B023
         u = of.unconstrain(one)
-        loc = lambda params: conjugacy.component_arguments(model, params, x)["loc"]
+        loc = lambda params: conjugacy.component_arguments(model, params)["loc"]
 
         def at(shift):
             moved = of.constrain(u + shift)

@@ -143,7 +143,7 @@ class Mixture:
         """log p(z_n = k, x_n | params), shape (N, K)."""
         if self.table is not None:
             return self.table(params, x)
-        observed, covariates = _split(x)
+        observed, covariates = split(x)
         returned = self.prior_return(params)
 
         def cell(k, x_n, c_n):
@@ -162,7 +162,7 @@ class Mixture:
         return self._half(params, x, lambda found: sum(site.score for name, site in found.items() if name != "z"))
 
     def _half(self, params, x, pick):
-        observed, covariates = _split(x)
+        observed, covariates = split(x)
 
         def cell(k, x_n, c_n):
             return pick(self.observation_sites(params, k, x_n, c_n))
@@ -193,7 +193,7 @@ class Mixture:
 
     def log_joint(self, params: Params, assignments, x):
         """log p(params, assignments, x), the prior included; assignments (N,) in 0..K-1. A scalar."""
-        observed, covariates = _split(x)
+        observed, covariates = split(x)
         returned = self.prior_return(params)
 
         def one(z_n, x_n, c_n):
@@ -546,7 +546,12 @@ def _choices(values: dict[str, Any]) -> ChoiceMap:
     return ChoiceMap.d(nested)
 
 
-def _split(x) -> tuple[dict, Any]:
+def num_observations(x) -> int:
+    """N of an array (N, ...) or of a dict of such."""
+    return len(jax.tree.leaves(x)[0])
+
+
+def split(x) -> tuple[dict, Any]:
     """Observed addresses and covariates of `x`."""
     if not isinstance(x, dict):
         return {"x": jnp.asarray(x)}, None
