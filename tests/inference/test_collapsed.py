@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from genjax import categorical, gen, inverse_gamma, normal
 
 from diagnostics import calibration
 from inference import Refused, collapsed, conjugacy, fit
-from zoo import MODELS
+from zoo import MODELS, Mixture
 from zoo.models.bento import bento
 from zoo.models.coffee import coffee
 
@@ -43,6 +44,27 @@ def test_draws_agree_with_the_exact_posterior(name):
         else:
             assert ess > 1000 and abs(together[..., j].mean() - p) < 4.4 * az.mcse(together[..., j])
     assert az.rhat(draws.stats["lp"]) < 1.01 and az.ess(draws.stats["lp"]) > 1000
+
+
+def test_variances_about_known_unequal_means_agree_with_enumeration():
+    """What an observation adds to its component's squares differs from component to component."""
+
+    @gen
+    def prior():
+        return {"variances": inverse_gamma(np.full(2, 3.0), 2.0) @ "variances"}
+
+    @gen
+    def observation(params):
+        z = categorical(probs=np.full(2, 0.5)) @ "z"
+        return normal(jnp.array([-1.0, 2.0])[z], jnp.sqrt(params["variances"][z])) @ "x"
+
+    model = Mixture(name="known", num_components=2, exchangeable=False, prior=prior, observation=observation)
+    x = np.array([-1.2, -0.5, 0.6, 1.0, 2.4, 2.2, -2.0, 0.2])
+    exact, draws = fit(model, "enumeration", x), fit(model, "collapsed", x, seed=3)
+    second = (draws.assignments == 1).astype(float)
+    for n in range(len(x)):
+        assert az.ess(second[..., n]) > 1000
+        assert abs(second[..., n].mean() - exact.assignment_probabilities[n, 1]) < 4.4 * az.mcse(second[..., n])
 
 
 def test_log_marginal_sums_to_the_evidence():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from genjax import categorical, gen, half_normal, normal
+from genjax import categorical, exact_density, exponential, gen, half_normal, normal
 
 from inference import conjugacy
 from zoo import MODELS, Mixture
@@ -27,6 +27,34 @@ FOUND = {
 @pytest.mark.parametrize("name", FOUND)
 def test_rules_are_found_from_the_declaration(name):
     assert {rule.site: rule.name for rule in conjugacy.rules(MODELS[name])} == FOUND[name]
+
+
+ROWS = {
+    "penguin_classes": {
+        "islands": "Dirichlet items",
+        "sexes": "Dirichlet items",
+        "weights": "Dirichlet weights",
+        "years": "Dirichlet items",
+    },
+    "athletes": {
+        "heights": "Normal mean",
+        "scales": "Normal scale, maximum likelihood only",
+        "sports": "Dirichlet items",
+        "weights": "Dirichlet weights",
+    },
+    "betablocker": {"probs": "Beta probability, Binomial", "weights": "Dirichlet weights"},
+    "tone": {
+        "coefficients": "Normal coefficients",
+        "variances": "InverseGamma variance",
+        "weights": "Dirichlet weights",
+    },
+    "tone_experts": {"coefficients": "Normal coefficients", "variances": "InverseGamma variance"},
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rules_are_found_for_every_address_and_beside_covariates(name):
+    assert {rule.site: rule.name for rule in conjugacy.rules(MODELS[name])} == ROWS[name]
 
 
 def two_normals(prior, observation):
@@ -75,6 +103,38 @@ def test_nothing_is_found_where_another_prior_site_depends_on_the_mean():
 
     rules = conjugacy.rules(two_normals(prior, observation))
     assert [rule.site for rule in rules if rule.conditional is not None] == []
+
+
+@pytest.mark.parametrize("depends", [False, True])
+def test_nothing_is_found_where_a_density_of_the_users_own_depends_on_the_mean(depends):
+    draw = lambda key, centre: centre + jax.random.normal(key)
+    beside = exact_density(draw, lambda value, centre: -0.5 * (value - centre) ** 2, name="beside")
+
+    @gen
+    def prior():
+        means = normal(np.zeros(2), 1.0) @ "means"
+        return {"means": means, "beside": beside(means[0] if depends else means[0] * 0) @ "beside"}
+
+    @gen
+    def observation(params):
+        z = categorical(probs=np.array([0.5, 0.5])) @ "z"
+        return normal(params["means"][z], 1.0) @ "x"
+
+    assert [rule.site for rule in conjugacy.rules(two_normals(prior, observation))] == ([] if depends else ["means"])
+
+
+def test_a_mean_beside_a_noise_that_differs_by_row_is_not_taken_for_one_of_equal_noise():
+    @gen
+    def prior():
+        return {"means": normal(np.zeros(2), 1.0) @ "means"}
+
+    @gen
+    def observation(params):
+        z = categorical(probs=np.array([0.5, 0.5])) @ "z"
+        size = exponential(np.array(1.0)) @ "size"
+        return {"size": size, "length": normal(params["means"][z], 0.1 + size) @ "length"}
+
+    assert conjugacy.rules(two_normals(prior, observation)) == ()
 
 
 def test_m_step_of_maximum_likelihood_is_the_weighted_mean_and_variance():

@@ -128,6 +128,36 @@ def matrix_means():
     return {"means": mv_normal(np.zeros((2, 2)), np.array([[2.0, 0.5], [0.5, 1.0]])) @ "means"}
 
 
+def variances():
+    return {"variances": inverse_gamma(np.array([3.0, 4.0]), 2.0) @ "variances"}
+
+
+def three_addresses():
+    return {
+        "means": normal(np.array([0.0, 0.5]), 0.7) @ "means",
+        "theta": dirichlet(np.array([[2.0, 1.0, 1.5], [1.0, 3.0, 1.0]])) @ "theta",
+        **rates((2,))(),
+    }
+
+
+def row_of_three(params):
+    z = categorical(probs=params["weights"]) @ "z"
+    length = normal(params["means"][z], 0.8) @ "length"
+    count = poisson(params["rates"][z]) @ "count"
+    return {"length": length, "count": count, "kind": categorical(probs=params["theta"][z]) @ "kind"}
+
+
+def lines():
+    return {"lines": normal(np.array([[0.0, 1.0], [0.5, -1.0]]), np.array([0.5, 0.4])) @ "lines"}
+
+
+def row_on_a_line(params):
+    z = categorical(probs=HALF) @ "z"
+    first = normal(0.5 * z, 1.0) @ "first"
+    second = normal(params["lines"][z] @ jnp.stack([1.0, first]), 0.5 + 0.5 * jnp.abs(first)) @ "second"
+    return {"first": first, "second": second}
+
+
 def normal_of(params, z):
     return normal(params["means"][z], params["sd"][z])
 
@@ -212,6 +242,39 @@ FAMILIES = {
         True,
     ),
 }
+FAMILIES |= {
+    "variances about known means": (
+        mixture("known means", variances, lambda p, z: normal(jnp.array([-1.0, 2.0])[z], jnp.sqrt(p["variances"][z]))),
+        {"variances": "InverseGamma variance"},
+        True,
+    ),
+    "a row of three addresses": (
+        Mixture(
+            name="three addresses",
+            num_components=2,
+            exchangeable=False,
+            prior=gen(
+                lambda: {
+                    "weights": dirichlet(np.array([1.0, 2.0])) @ "weights",
+                    **gen(three_addresses).inline(),
+                }
+            ),
+            observation=gen(row_of_three),
+        ),
+        {
+            "weights": "Dirichlet weights",
+            "means": "Normal mean",
+            "theta": "Dirichlet items",
+            "rates": "Gamma rate, Poisson",
+        },
+        True,
+    ),
+    "an address on a line of another": (
+        Mixture(name="line", num_components=2, exchangeable=False, prior=gen(lines), observation=gen(row_on_a_line)),
+        {"lines": "Normal coefficients"},
+        True,
+    ),
+}
 SHARED = {
     "common variance": (
         mixture("common variance", common_variance, lambda p, z: normal(p["means"][z], jnp.sqrt(p["variance"]))),
@@ -238,6 +301,7 @@ COLLAPSED = [name for name, (_, _, whole) in FAMILIES.items() if whole]
 
 
 LONG = ("Wishart", "Normal-Wishart", "Poisson counts", "binomial items", "categorical items", "common precision")
+LONG += ("a row of three addresses",)
 EACH = [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in FAMILIES]
 
 
