@@ -244,7 +244,7 @@ FAMILIES = {
 }
 FAMILIES |= {
     "variances about known means": (
-        mixture("known means", variances, lambda p, z: normal(jnp.array([-1.0, 2.0])[z], jnp.sqrt(p["variances"][z]))),
+        mixture("known means", variances, lambda p, z: normal(jnp.array([-0.3, 0.6])[z], jnp.sqrt(p["variances"][z]))),
         {"variances": "InverseGamma variance"},
         True,
     ),
