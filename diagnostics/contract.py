@@ -82,8 +82,11 @@ def densities_are_finite(model: Mixture) -> Finding:
     table = np.asarray(_each(model.log_table)(params, x))
     bad = np.isnan(table) | (table == np.inf)
     if bad.any():
-        where = {name: np.asarray(leaf)[np.argwhere(bad)[0][0]].tolist() for name, leaf in params.items()}
-        return Finding(False, f"the table is {table[bad][0]} at params {where}")
+        first = np.argwhere(bad)[0][0]
+        where_bad = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf)[first], tree)
+        where = {name: leaf.tolist() for name, leaf in where_bad(params).items()}
+        wrong = space.wrong_argument(model, where_bad(params), where_bad(x))
+        return Finding(False, f"the table is {table[bad][0]} at params {where}{'; ' + wrong if wrong else ''}")
     lost = np.isneginf(table).all(axis=-1).sum()
     return Finding(not lost, f"{lost} of {table[..., 0].size} simulated observations have density 0 in every component")
 

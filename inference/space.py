@@ -13,10 +13,12 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from numpyro.distributions import biject_to
 
+from inference.conditionals import arrays, row_arguments
 from zoo.mixture import twin_supports
 from zoo.probe import NUM_DRAWS
 
 NUM_CANDIDATES = NUM_DRAWS  # prior draws among which a chain picks its start
+POSITIVE = ("scale", "scale_diag", "rate", "concentration", "concentration0", "concentration1", "df")
 NUM_BATCHES = 64  # of NUM_DRAWS prior draws that are asked for a row before it counts as impossible
 
 
@@ -89,10 +91,32 @@ def check_density(model, x):
         bad = np.flatnonzero(~np.isfinite(pointwise))
         if not len(bad):
             return
+    wrong = wrong_argument(model, jax.tree.map(lambda leaf: leaf[0], draws), x)
+    if wrong:
+        raise ValueError(f"{model.name} has no density: {wrong}")
     raise ValueError(
         f"{model.name} cannot produce {_row(x, bad[0])}: its log density is {pointwise[bad[0]]} at every prior draw; "
         "check the units of x, remove the row, or use a prior that covers it"
     )
+
+
+def wrong_argument(model, params, x) -> str | None:
+    """The first argument of a distribution that is negative, or not positive definite, at `params`; None for none."""
+    given = {name: arrays(site) for name, site in model.prior_sites(params).items()}
+    given |= {name: row_arguments(model, params, x, name) for name in model.observation_shapes}
+    for site, arguments in given.items():
+        for argument, value in arguments.items():
+            value = np.asarray(value)
+            if argument == "covariance_matrix":
+                least = np.linalg.eigvalsh(value).min()
+                if not least > 0:
+                    return (
+                        f"the covariance matrix of {site} is not positive definite (smallest eigenvalue {least:.4g}); "
+                        "build it from a Wishart or LKJ prior, or as root @ root.T"
+                    )
+            elif argument in POSITIVE and not (value >= 0).all():
+                return f"{argument} of {site} is {value[~(value >= 0)][0]:.4g}; it should be positive"
+    return None
 
 
 @functools.cache

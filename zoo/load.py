@@ -4,7 +4,7 @@ import importlib.util
 import pathlib
 import sys
 
-from zoo import nearest
+from zoo import catalogue, nearest
 
 
 def load(spec: str, **constants):
@@ -36,6 +36,8 @@ def load(spec: str, **constants):
 
 def _described(model, spec):
     """The model, once its two functions were traced: a stranger's mistake in them is told here, in one sentence."""
+    from zoo.introspect import function_of
+
     for part, look in (("prior", lambda: model.param_shapes), ("observation", lambda: model.observation_shapes)):
         try:
             look()
@@ -52,6 +54,9 @@ def _described(model, spec):
         raise ValueError(f"{spec}: the observation function needs a site 'z' for the assignment; its sites are {sites}")
     if len(model.observation_shapes) == 1:
         raise ValueError(f'{spec}: the observation function has no site for the value; write distribution(...) @ "x"')
+    declared_in = getattr(function_of(model.prior), "__module__", "")
+    if model.name in catalogue() and not declared_in.startswith("zoo.models."):
+        raise ValueError(f"{spec}: the zoo has a model named {model.name!r}; a name keeps its density, so take another")
     return model
 
 

@@ -48,7 +48,11 @@ MISTAKES = {
     'sample("means"': ('sample("mu"', "twin_equals_table", "means"),
     "exchangeable=False": ("exchangeable=True", "exchangeable_as_declared", "permuting changed the density"),
     "[0.5, -1.0, 2.0]": ("[0.5, np.nan, 2.0]", "own_data_are_served", "row 1"),
-    'normal(params["means"][z], 1.0)': ('normal(params["means"][z], -1.0)', "densities_are_finite", "the table is nan"),
+    'normal(params["means"][z], 1.0)': (
+        'normal(params["means"][z], -1.0)',
+        "densities_are_finite",
+        "scale of x is -1; it should",
+    ),
 }
 
 
@@ -108,6 +112,16 @@ def test_a_file_that_exits_is_told_and_one_may_import_its_neighbour(tmp_path):
     (tmp_path / "neighbour_of_mine.py").write_text("DATA = [0.5, -1.0, 2.0]")
     (tmp_path / "mine.py").write_text("from neighbour_of_mine import DATA\n" + GOOD.replace("[0.5, -1.0, 2.0]", "DATA"))
     assert load(f"{tmp_path / 'mine.py'}:model").name == "mine"
+
+
+def test_a_model_of_ones_own_with_a_name_of_the_zoo_is_refused_and_the_zoos_own_is_not(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(GOOD.replace('name="mine"', 'name="bento"') + "import zoo\nown = zoo.MODELS['bento']\n")
+    with pytest.raises(
+        ValueError, match="the zoo has a model named 'bento'; a name keeps its density"
+    ):
+        load(f"{file}:model")
+    assert load(f"{file}:own").name == "bento"
 
 
 def test_every_identity_has_its_sentence():

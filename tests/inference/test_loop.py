@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from genjax import categorical, gamma, gen, normal, uniform
+from genjax import categorical, gamma, gen, mv_normal, normal, uniform
 
 from inference import BACKENDS, fit, loop, space
 from zoo import Mixture
@@ -103,6 +103,21 @@ def test_a_row_without_a_density_at_any_prior_draw_is_named_before_anything_runs
         ValueError, match=r"narrow cannot produce row 1 \(x = 900.0\): .* -inf at every prior draw; check"
     ):
         fit(NARROW, backend, np.array([0.5, 900.0]))
+
+
+def test_a_covariance_that_is_not_positive_definite_is_named():
+    @gen
+    def prior():
+        return {"means": normal(np.zeros((2, 2)), 1.0) @ "means"}
+
+    @gen
+    def observation(params):
+        z = categorical(probs=np.full(2, 0.5)) @ "z"
+        return mv_normal(params["means"][z], np.array([[1.0, 2.0], [2.0, 1.0]])) @ "x"
+
+    model = Mixture(name="flat", num_components=2, exchangeable=True, prior=prior, observation=observation)
+    with pytest.raises(ValueError, match=r"covariance matrix of x is not positive definite \(smallest eigenvalue -1\)"):
+        fit(model, "gibbs", np.zeros((3, 2)))
 
 
 def test_a_row_that_one_prior_draw_in_a_thousand_covers_is_let_through(monkeypatch):
