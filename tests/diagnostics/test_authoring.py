@@ -117,9 +117,7 @@ def test_a_file_that_exits_is_told_and_one_may_import_its_neighbour(tmp_path):
 def test_a_model_of_ones_own_with_a_name_of_the_zoo_is_refused_and_the_zoos_own_is_not(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(GOOD.replace('name="mine"', 'name="bento"') + "import zoo\nown = zoo.MODELS['bento']\n")
-    with pytest.raises(
-        ValueError, match="the zoo has a model named 'bento'; a name keeps its density"
-    ):
+    with pytest.raises(ValueError, match="the zoo has a model named 'bento'; a name keeps its density"):
         load(f"{file}:model")
     assert load(f"{file}:own").name == "bento"
 
