@@ -1,12 +1,12 @@
-"""Back ends on models of the zoo with default settings, and how each cell ends, as one page.
+"""Back ends on models of the zoo with default settings: how each cell ends, as JSON beside one page.
 
-python -m diagnostics.cells [--backends B,...] [FILE.md] [MODEL ...]
+python -m diagnostics.cells [--backends B,...] [--file docs/backends.json] [MODEL ...]
 """
 
 import argparse
+import json
 import pathlib
 import sys
-import time
 from collections.abc import Iterator
 
 import inference
@@ -17,71 +17,90 @@ from diagnostics.compare import Comparison, compare
 HEAD = """\
 # Every back end on every model
 
-Made by `{command}` in {minutes:.0f} minutes with seed 0 and default settings; {versions}, commit {commit}.
+Made by `python -m diagnostics.cells` with seed 0 and default settings; {versions}. A call names the models and back
+ends that it runs and replaces their rows; each row names its commit. Where the machine did other work too, seconds are
+upper bounds.
 
 Each cell ends as *mixed* or *not mixed*, *usable* or *not usable*, *exact*, *at the MAP*, or *refused*, with the
 reason; what agrees was held against the reference named with the model.
 """
+CHAINS = tuple(name for name, entry in inference.TABLE.items() if entry[1] == "mcmc")
 
 
-def rows_of(comparison: Comparison) -> list[str]:
-    """One Markdown row per back end: name, seconds, verdict."""
-    rows = []
+def cells_of(comparison: Comparison, source: str) -> dict:
+    """Back end -> how its cell ended: seconds to compile and to run (none where it did not run), whether a Markov
+    chain mixed, its verdict or the reason, and the commit."""
+    cells = {}
     for name, entry in comparison.backends.items():
-        if entry["status"] == "ok":
-            cost = entry["cost"]
-            seconds, said = f"{cost['compile_seconds']:.1f} + {cost['run_seconds']:.1f}", entry["verdict"]
-        else:
-            seconds, said = "", f"{entry['status']}: {entry['reason']}"
-        rows.append(f"| {name} | {seconds} | {said.replace('|', '/')} |")
-    return rows
+        ran = entry["status"] == "ok"
+        cells[name] = {
+            "status": entry["status"],
+            "seconds": [round(entry["cost"][f"{what}_seconds"], 1) for what in ("compile", "run")] if ran else None,
+            "mixed": bool(entry["usable"]) if ran and name in CHAINS else None,
+            "says": entry["verdict"] if ran else entry["reason"],
+            "commit": source,
+        }
+    return cells
 
 
-def not_mixed(comparison: Comparison) -> list[str] | None:
-    """The Markov chain back ends that serve the model and did not end mixed; None where there is none to serve it."""
-    chains = {
-        name: entry
-        for name, entry in comparison.backends.items()
-        if inference.TABLE[name][1] == "mcmc" and entry["status"] != "refused"
+def not_mixed(cells: dict) -> list[str] | None:
+    """The Markov chain back ends that serve the model and did not end mixed; None where that is not known, since some
+    were not run and the others mixed, or where none serves it."""
+    served = [name for name in CHAINS if name in cells and cells[name]["status"] != "refused"]
+    missed = [name for name in served if not cells[name]["mixed"]]
+    return missed if missed or (served and all(name in cells for name in CHAINS)) else None
+
+
+def markdown(table: dict) -> str:
+    """The page: which models mix, what was not run, and one section per model."""
+    order = [name for name in zoo.MODELS if name in table]
+    ended = {name: not_mixed(table[name]["cells"]) for name in order}
+    mixed = [name for name in order if ended[name] == []]
+    rest = [f"{name} ({', '.join(missed)})" for name, missed in ended.items() if missed]
+    missing = {
+        name: [b for b in inference.BACKENDS if b not in table.get(name, {"cells": ()})["cells"]] for name in zoo.MODELS
     }
-    return [name for name, entry in chains.items() if not entry["usable"]] if chains else None
+    unrun = [f"{name} ({', '.join(them)})" for name, them in missing.items() if them]
+    lines = [f"**Mixed under every Markov chain that serves them** ({len(mixed)}): {', '.join(mixed) or 'none'}."]
+    if rest:
+        lines += ["", f"Not mixed somewhere ({len(rest)}), the reasons below: {', '.join(rest)}."]
+    if unrun:
+        lines += ["", f"Not run yet: {', '.join(unrun)}."]
+    for name in order:
+        cells = table[name]["cells"]
+        lines += ["", f"## {name}", "", f"Reference: {table[name]['reference']}.", ""]
+        lines += ["| back end | compile + run s | how it ends | commit |", "| --- | --- | --- | --- |"]
+        for backend in (b for b in inference.BACKENDS if b in cells):
+            cell = cells[backend]
+            seconds = "{:.1f} + {:.1f}".format(*cell["seconds"]) if cell["seconds"] else ""
+            says = cell["says"] if cell["status"] == "ok" else f"{cell['status']}: {cell['says']}"
+            lines.append(f"| {backend} | {seconds} | {says.replace('|', '/')} | {cell['commit']} |")
+    return "\n".join([HEAD.format(versions=versions()), *lines]) + "\n"
 
 
-def pages(names, command, backends=None) -> Iterator[str]:
-    """Runs `backends` (default: all) on the models `names`; after each the page so far in Markdown, on top of it which
-    chains mixed."""
-    began, source, lines, mixed, rest = time.perf_counter(), commit() or "unknown", [], [], []
+def grown(table: dict, names, backends) -> Iterator[dict]:
+    """The table after each of the models `names` was run under `backends`, whose rows are replaced."""
+    source = commit() or "unknown"
     for name in names:
-        comparison = compare(zoo.MODELS[name], backends or list(inference.BACKENDS), seed=0)
+        comparison = compare(zoo.MODELS[name], backends, seed=0)
         reference = comparison.reference
         known = f"{reference.kind}, {reference.source}" if reference.values else "none"
-        lines += ["", f"## {name}", "", f"Reference: {known}.", "", "| back end | compile + run s | how it ends |"]
-        lines += ["| --- | --- | --- |", *rows_of(comparison)]
-        missing = not_mixed(comparison)
-        if missing == []:
-            mixed.append(name)
-        elif missing:
-            rest.append(f"{name} ({', '.join(missing)})")
-        minutes = (time.perf_counter() - began) / 60
-        head = HEAD.format(command=command, minutes=minutes, versions=versions(), commit=source)
-        summary = [f"**Mixed under every Markov chain that serves them** ({len(mixed)}): {', '.join(mixed) or 'none'}."]
-        if rest:
-            summary += ["", f"Not mixed somewhere ({len(rest)}), the reasons below: {', '.join(rest)}."]
-        if name != names[-1]:
-            summary += ["", f"Unfinished: {names.index(name) + 1} of {len(names)} models."]
-        yield "\n".join([head, *summary, *lines]) + "\n"
+        cells = {**table.get(name, {"cells": {}})["cells"], **cells_of(comparison, source)}
+        table = {**table, name: {"reference": known, "cells": cells}}
+        yield table
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m diagnostics.cells")
     parser.add_argument("--backends", help="names with commas between them; default all")
-    parser.add_argument("file", nargs="?", default="docs/backends.md")
+    parser.add_argument("--file", type=pathlib.Path, default=pathlib.Path("docs/backends.json"))
     parser.add_argument("models", nargs="*", help="default all")
     args = parser.parse_args(arguments)
-    command = " ".join(["python -m diagnostics.cells", *arguments])
-    backends = args.backends and args.backends.split(",")
-    for page in pages(args.models or list(zoo.MODELS), command, backends):
-        pathlib.Path(args.file).write_text(page, encoding="utf-8")
+    backends = args.backends.split(",") if args.backends else list(inference.BACKENDS)
+    table = json.loads(args.file.read_text(encoding="utf-8")) if args.file.exists() else {}
+    for table in grown(table, args.models or list(zoo.MODELS), backends):  # noqa: B020
+        args.file.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+        args.file.with_suffix(".md").write_text(markdown(table), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""The page of how each back end ends on each model."""
+"""The table of how each back end ends on each model."""
 
+import json
 from types import SimpleNamespace
 
 from diagnostics import cells
@@ -11,17 +12,50 @@ def ends(usable, verdict, status="ok"):
     return {"status": status, "usable": usable, "verdict": verdict, "reason": verdict, "cost": COST}
 
 
-def test_the_page_says_which_models_mix_and_grows_model_by_model(monkeypatch):
-    found = {
-        "bento": {"gibbs": ends(True, "mixed"), "nuts": ends(False, "no twin | here", "refused")},
-        "coffee": {"gibbs": ends(True, "mixed"), "nuts": ends(False, "not mixed: R-hat 1.2")},
-        "candy": {"gibbs": ends(False, "no rule", "refused"), "nuts": ends(False, "no twin", "refused")},
-    }
+def chains(**ended):
+    return {name: ended.get(name, ends(False, "no rule | here", "refused")) for name in cells.CHAINS}
+
+
+FOUND = {
+    "bento": chains(gibbs=ends(True, "mixed")),
+    "coffee": chains(gibbs=ends(True, "mixed"), nuts=ends(False, "not mixed: R-hat 1.2")),
+    "candy": chains(),
+}
+
+
+def stand_in(monkeypatch):
     reference = SimpleNamespace(kind="exact", source="quadrature", values={"means": 1.0})
-    of = lambda model, backends, seed: SimpleNamespace(backends=found[model.name], reference=reference)
-    monkeypatch.setattr(cells, "compare", of)
-    first, second, last = cells.pages(list(found), "the command", ["gibbs", "nuts"])
-    assert "Unfinished: 1 of 3 models." in first and "coffee" not in first and "Unfinished" not in last
+
+    def compare(model, backends, seed):
+        return SimpleNamespace(backends={b: FOUND[model.name][b] for b in backends}, reference=reference)
+
+    monkeypatch.setattr(cells, "compare", compare)
+    monkeypatch.setattr(cells, "commit", lambda: "abc")
+
+
+def test_the_page_says_which_models_mix_and_what_was_not_run(monkeypatch):
+    stand_in(monkeypatch)
+    first, _, last = map(cells.markdown, cells.grown({}, list(FOUND), list(cells.CHAINS)))
+    assert "coffee (enumeration" in first and "## coffee" not in first and "bento (enumeration" in last
     assert "serves them** (1): bento." in last and "Not mixed somewhere (1), the reasons below: coffee (nuts)." in last
-    assert "| nuts |  | refused: no twin / here |" in second and "| gibbs | 1.0 + 2.0 | mixed |" in second
-    assert "Reference: exact, quadrature." in last and "Made by `the command`" in last
+    assert "| collapsed |  | refused: no rule / here | abc |" in last and "| gibbs | 1.0 + 2.0 | mixed | abc |" in last
+    assert "Reference: exact, quadrature." in last
+
+
+def test_a_call_replaces_the_rows_it_runs_and_keeps_the_others(monkeypatch, tmp_path):
+    stand_in(monkeypatch)
+    file = tmp_path / "table.json"
+    (table,) = cells.grown({}, ["coffee"], list(cells.CHAINS))
+    file.write_text(json.dumps(table))
+    monkeypatch.setitem(FOUND["coffee"], "nuts", ends(True, "mixed"))
+    cells.main(["--backends", "nuts", "--file", str(file), "coffee"])
+    after = json.loads(file.read_text())
+    assert cells.not_mixed(table["coffee"]["cells"]) == ["nuts"] and cells.not_mixed(after["coffee"]["cells"]) == []
+    assert after["coffee"]["cells"]["gibbs"] == table["coffee"]["cells"]["gibbs"]
+    assert "serves them** (1): coffee." in file.with_suffix(".md").read_text()
+
+
+def test_a_model_some_of_whose_chains_were_not_run_is_on_neither_list(monkeypatch):
+    stand_in(monkeypatch)
+    (table,) = cells.grown({}, ["bento"], ["gibbs"])
+    assert cells.not_mixed(table["bento"]["cells"]) is None and "(0): none." in cells.markdown(table)
