@@ -52,6 +52,7 @@ NUM_POINTS = 16  # prior draws at which a rule is probed
 NUM_CHECKS = 50  # points at which log joint - log conditional must be the same ...
 TOLERANCE = {"float64": 1e-8, "float32": 1e-3}  # ... relative to 1 + |log joint|, by precision
 CHECK_ROWS = 6  # observations in that check
+PROBE_ROWS = 32  # rows of data beside every prior draw, where arguments may differ from row to row
 
 
 @functools.cache
@@ -234,10 +235,24 @@ def _opaque(site):
 
 
 def _some_rows(model):
-    """A few rows of the data, or forward draws: what arguments may depend on beside the parameters."""
+    """Rows on which arguments may depend beside the parameters: every column runs through its values in the data,
+    spread evenly where they are many, and one beyond them (other data may have it), each in an order of its own."""
     if model.data is None:
         return _drawn(model)[1]
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[:CHECK_ROWS], model.data.x)
+    if not isinstance(model.data.x, dict):
+        return model.data.x[:1]
+    rng = np.random.default_rng(0)
+
+    def column(values):
+        found = np.unique(values[np.isfinite(values)])
+        spread = found[np.linspace(0, len(found) - 1, PROBE_ROWS - 1).round().astype(int)]
+        return rng.permutation(np.append(spread, 2 * found[-1] - found[0] + 1))
+
+    def rows(leaf):
+        columns = np.asarray(leaf, float).reshape(len(leaf), -1).T
+        return np.stack(list(map(column, columns)), axis=1).reshape(-1, *leaf.shape[1:]).astype(leaf.dtype)
+
+    return jax.tree.map(lambda leaf: rows(np.asarray(leaf)), model.data.x)
 
 
 def _errors(model, found):

@@ -7,7 +7,7 @@ import pytest
 from genjax import categorical, exact_density, exponential, gen, half_normal, normal
 
 from inference import conjugacy
-from zoo import MODELS, Mixture
+from zoo import MODELS, Dataset, Mixture
 
 FOUND = {
     "bento": {"means": "Normal mean"},
@@ -121,6 +121,27 @@ def test_nothing_is_found_where_a_density_of_the_users_own_depends_on_the_mean(d
         return normal(params["means"][z], 1.0) @ "x"
 
     assert [rule.site for rule in conjugacy.rules(two_normals(prior, observation))] == ([] if depends else ["means"])
+
+
+@pytest.mark.parametrize("ones", [0, 2])
+def test_a_location_that_few_rows_shift_is_not_taken_for_the_mean(ones):
+    """Not even where no row of the model's own data does: other data may."""
+
+    @gen
+    def prior():
+        return {"means": normal(np.zeros(2), 1.0) @ "means"}
+
+    @gen
+    def observation(params, shifted):
+        z = categorical(probs=np.array([0.5, 0.5])) @ "z"
+        return normal(params["means"][z] * (1 + shifted), 1.0) @ "x"
+
+    x = {"x": np.linspace(0, 1, 40), "covariates": (np.arange(40) >= 40 - ones).astype(float)}
+    model = Mixture(
+        name="user", num_components=2, exchangeable=True, prior=prior, observation=observation,
+        data=Dataset(name="user", x=x),
+    )  # fmt: skip
+    assert conjugacy.rules(model) == ()
 
 
 def test_a_mean_beside_a_noise_that_differs_by_row_is_not_taken_for_one_of_equal_noise():
