@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -44,8 +45,13 @@ def bare_calls(source: str) -> list[str]:
 
 def test_no_file_calls_a_distribution_by_position_where_that_is_a_trap():
     files = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    files += (ROOT / "diagnostics" / "templates").glob("*.py.txt")
     assert len(files) > 50
-    found = {str(path.relative_to(ROOT)): bare_calls(path.read_text(encoding="utf-8")) for path in files}
+    sources = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files}
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) > 1
+    sources |= {f"README.md, block {i}": block for i, block in enumerate(blocks)}
+    found = {path: bare_calls(source) for path, source in sources.items()}
     assert {path: calls for path, calls in found.items() if calls} == {}
 
 
