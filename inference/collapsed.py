@@ -17,8 +17,10 @@ class State(NamedTuple):
 
 
 def refuses(model, x) -> str | None:
-    """None where every parameter can be integrated out in closed form."""
+    """None where every parameter can be integrated out in closed form, on the data x too."""
     reason = conjugacy.collapsible(model)
+    if reason is None and x is not None:
+        reason = conjugacy.misfit(model, x)
     if reason is None or reason == "no unknown parameter":
         return reason
     return f"{reason}, and a collapsed sampler integrates all parameters out; gibbs draws them instead"

@@ -91,9 +91,9 @@ def normal_mean(model, site, of):
         return _ones(x), _rows(x, of)
 
     def posterior(params, totals):
-        n, total = _filled(totals[0], totals[1]), totals[1]
+        n, total = filled(totals[0], totals[1]), totals[1]
         m, s = _prior_arguments(model, params, site, "loc", "scale")
-        sd = _filled(scale_of(component_arguments(model, params, of)), total)
+        sd = filled(scale_of(component_arguments(model, params, of)), total)
         precision = s**-2 + n * sd**-2
         return dist.Normal((m * s**-2 + total * sd**-2) / precision, precision**-0.5)
 
@@ -127,7 +127,7 @@ def normal_spread(model, site, of, family, mean_site=None, shared=False):
         return _ones(x), _deviations(model, params, x, of) ** 2
 
     def posterior(params, totals):
-        (a, b), n = hyper(params), _filled(totals[0], totals[1])
+        (a, b), n = hyper(params), filled(totals[0], totals[1])
         if mean_site is None:
             return build(a + n / 2, b + totals[1] / 2)
         m, worth = mean_prior(params)
@@ -147,7 +147,7 @@ def normal_spread(model, site, of, family, mean_site=None, shared=False):
         return _ones(x), gap, gap**2
 
     def posterior_without_mean(params, totals):
-        (a, b), n = hyper(params), _filled(totals[0], totals[1])
+        (a, b), n = hyper(params), filled(totals[0], totals[1])
         spread = totals[2] - totals[1] ** 2 / (mean_prior(params)[1] + n)
         return build(a + n / 2, b + spread / 2)
 
@@ -260,10 +260,10 @@ def wishart_precision(model, site, of, mean_site=None, shared=False):
     def mode(params, totals, prior):
         if not prior:
             covariance = _mean(totals[1], totals[0], jnp.linalg.inv(params[site]))
-            regular = _filled(totals[0] > D, covariance)
+            regular = filled(totals[0] > D, covariance)
             return jnp.where(regular, jnp.linalg.inv(jnp.where(regular, covariance, jnp.eye(D))), params[site])
         q = posterior(params, totals)
-        df = _filled(q.concentration, q.mean)
+        df = filled(q.concentration, q.mean)
         return jnp.where(df > D + 1, (df - D - 1) * q.mean / df, params[site])
 
     def statistics_about_prior(params, x):
@@ -312,7 +312,7 @@ def beta_probability(model, site, of, likelihood):
     def statistics(params, x):
         values = jnp.asarray(_rows(x, of), jnp.result_type(float))
         trials = row_arguments(model, params, x, of).get("total_count", jnp.ones((1, 1)))
-        return values, _filled(trials, values, 2) - values
+        return values, filled(trials, values, 2) - values
 
     def posterior(params, totals):
         a, b = _prior_arguments(model, params, site, "concentration1", "concentration0")
@@ -367,11 +367,16 @@ def finite(model, site, size):
 def component_arguments(model, params, of="x"):
     """Arguments by name of the distribution of site `of` given z = k, leaves (K, ...): those of every row, where they
     do not depend on it, else those of one."""
+    return {name: leaf[0] for name, leaf in row_arguments(model, params, first_row(model), of).items()}
+
+
+def first_row(model):
+    """One row, where `component_arguments` are looked up: zeros beside the first covariates of the model's data."""
     shapes = {name: shape for name, shape in model.observation_shapes.items() if name != "z"}
     row = {name: jnp.zeros((1, *shape.shape), shape.dtype) for name, shape in shapes.items()}
     if model.covariates_row is not None:
         row["covariates"] = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], model.covariates_row)
-    return {name: leaf[0] for name, leaf in row_arguments(model, params, row, of).items()}
+    return row
 
 
 def row_arguments(model, params, x, of="x"):
@@ -401,7 +406,7 @@ def _ones(x):
 def _deviations(model, params, x, of):
     """x_n - loc_k, (N, K, ...)."""
     rows = _rows(x, of)
-    return rows - _filled(row_arguments(model, params, x, of)["loc"], rows, 2)
+    return rows - filled(row_arguments(model, params, x, of)["loc"], rows, 2)
 
 
 def arrays(site):
@@ -429,14 +434,14 @@ def _mean_prior(model, params, site):
     return jnp.broadcast_to(arguments["loc"], (K, D)), jnp.broadcast_to(precision, (K, D, D))
 
 
-def _filled(values, like, first=1):
+def filled(values, like, first=1):
     """`values` (K, ...) with axes of length 1 after the `first`, up to the number of axes of `like`."""
     values = jnp.asarray(values)
     return values.reshape(values.shape[:first] + (1,) * (like.ndim - values.ndim) + values.shape[first:])
 
 
 def _mean(total, n, otherwise):
-    n = _filled(n, total)
+    n = filled(n, total)
     return jnp.where(n > 0, total / jnp.where(n > 0, n, 1.0), otherwise)
 
 

@@ -22,7 +22,9 @@ from inference.conditionals import (
     design,
     dirichlet_items,
     dirichlet_weights,
+    filled,
     finite,
+    first_row,
     gamma_rate,
     multivariate_mean,
     normal_coefficients,
@@ -34,7 +36,7 @@ from inference.conditionals import (
     totals,
     wishart_precision,
 )
-from zoo.mixture import outside_traces, split
+from zoo.mixture import num_observations, outside_traces, split
 from zoo.probe import NUM_DRAWS, draw_observations
 
 __all__ = [
@@ -52,7 +54,14 @@ NUM_POINTS = 16  # prior draws at which a rule is probed
 NUM_CHECKS = 50  # points at which log joint - log conditional must be the same ...
 TOLERANCE = {"float64": 1e-8, "float32": 1e-3}  # ... relative to 1 + |log joint|, by precision
 CHECK_ROWS = 6  # observations in that check
-PROBE_ROWS = 32  # rows of data beside every prior draw, where arguments may differ from row to row
+MISFIT_POINTS = 4  # assignments, and points given each, at which the collapsed rules are checked on data
+PROBE_ROWS = 33  # rows of data beside every prior draw, where arguments may differ from row to row
+# arguments that the rules take of a prior: a Gamma of log_rate, or a normal without a location, finds none
+GIVEN = {
+    "Gamma": ("concentration", "rate"),
+    "MultivariateNormalDiag": ("loc", "scale_diag"),
+    "MultivariateNormalFullCovariance": ("loc", "covariance_matrix"),
+}
 
 
 @functools.cache
@@ -76,9 +85,12 @@ def log_marginal(model, assignments, x):
     """log p(assignments, x) with every parameter integrated out, a scalar: log joint - log conditional at one point.
 
     The identity p(z, x) = p(params, z, x) / p(params | z, x) holds at any params (Besag 1989, Biometrika 76, the
-    candidate's formula); the point taken is the posterior's own. Raises ValueError where `collapsible` says why not.
+    candidate's formula); the point taken is the posterior's own. Raises ValueError where `collapsible`, or `misfit`
+    of an x that is no tracer, says why not.
     """
     reason = collapsible(model)
+    if reason is None and not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x)):
+        reason = misfit(model, x)
     if reason:
         raise ValueError(f"the parameters of {model.name} cannot be integrated out: {reason}")
     r = jax.nn.one_hot(jnp.asarray(assignments), model.num_components, dtype=jnp.result_type(float))
@@ -103,10 +115,25 @@ def collapsible(model) -> str | None:
         return f"{', '.join(shared)} is shared by all components"
     if missing:
         return f"{', '.join(missing)} has no conjugate prior"
-    if outside_traces(_largest_change, model) > TOLERANCE[jnp.result_type(float).name]:
+    if not outside_traces(_largest_change, model) <= TOLERANCE[jnp.result_type(float).name]:
         sites = ", ".join(rule.site for rule in integrable(model))
         return f"{sites} are conjugate one given the others, not together"
     return None
+
+
+def misfit(model, x) -> str | None:
+    """None where the collapsed rules of a collapsible model hold on the data x, else the sentence.
+
+    `collapsible` looks at a few rows, and a dependence that only other rows have (a noise that one value of a covariate
+    alone brings) is not in them: log joint - log conditional must be one number given assignments of all of x, too.
+    Where a row is one array, and every density is by its arguments, there is nothing to depend on.
+    """
+    if not isinstance(x, dict) and not outside_traces(_probe, model).opaque:
+        return None
+    error = outside_traces(lambda: float(_misfits(model)(jax.random.key(5), jax.tree.map(jnp.asarray, x))))
+    if error <= TOLERANCE[jnp.result_type(float).name]:
+        return None
+    return f"a conjugate rule does not fit the joint density on these data (relative error {error:.1e})"
 
 
 @functools.cache
@@ -124,7 +151,8 @@ def totals_of(model, x, r):
 def statistics_of(model, x):
     """What one observation adds to the totals of its component: site -> leaves (N, 1 or K, ...)."""
     params = somewhere(model)  # no collapsed statistic depends on parameters where `collapsible` is None
-    return {rule.site: rule.collapsed.statistics(params, x) for rule in integrable(model)}
+    each = {rule.site: rule.collapsed.statistics(params, x) for rule in integrable(model)}
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_observations(x), *leaf.shape[1:])), each)
 
 
 def point(model, sums):
@@ -166,8 +194,14 @@ def _first_draw(model):
     return {name: leaf[0] for name, leaf in draws.items()}
 
 
+def _unequal(joint, conditional):
+    """How far log joint - log conditional is from one number over the first axis, relative to 1 + |log joint|."""
+    gap = joint - conditional
+    return jnp.max(jnp.abs(gap - gap[0]) / (1 + jnp.abs(joint) + jnp.abs(joint[0])))
+
+
 def _largest_change(model):
-    """How far log joint - log conditional is from one number, relative to 1 + |log joint|."""
+    """`_unequal` at prior draws, of a few drawn assignments and observations."""
 
     @jax.jit
     def program(draws, z, x):
@@ -177,11 +211,33 @@ def _largest_change(model):
             each = {rule.site: totals(rule.collapsed.statistics(params, x), r) for rule in integrable(model)}
             return model.log_joint(params, z, x), log_conditional(model, params, each).sum()
 
-        return jax.vmap(at)({name: leaf[:NUM_CHECKS] for name, leaf in draws.items()})
+        return _unequal(*jax.vmap(at)({name: leaf[:NUM_CHECKS] for name, leaf in draws.items()}))
 
-    joint, conditional = map(np.asarray, program(model.prior_draws(jax.random.key(3), NUM_DRAWS), *_drawn(model)))
-    gap = joint - conditional
-    return float(np.max(np.abs(gap - gap[0]) / (1 + np.abs(joint) + np.abs(joint[0]))))
+    return float(program(model.prior_draws(jax.random.key(3), NUM_DRAWS), *_drawn(model)))
+
+
+@functools.cache
+def _misfits(model):
+    """(key, x) -> the largest `_unequal`, given assignments at prior draws, at the centres of p(params | some of them):
+    no further from each other than the posterior is wide, so that rounding hides little."""
+
+    def given(key, params, x):
+        key_assign, key_some = jax.random.split(key)
+        z = jax.random.categorical(key_assign, model.log_table(params, x))
+        r = jax.nn.one_hot(z, model.num_components, dtype=jnp.result_type(float))
+        sums = totals_of(model, x, r)
+
+        def at(share):
+            params = point(model, totals_of(model, x, share * r))
+            return model.log_joint(params, z, x), log_conditional(model, params, sums).sum()
+
+        return _unequal(*jax.lax.map(at, jax.random.uniform(key_some, (MISFIT_POINTS, len(z), 1))))
+
+    def program(key, x):
+        draws = jax.tree.map(lambda leaf: leaf[:MISFIT_POINTS], model.prior_draws(jax.random.key(3), NUM_DRAWS))
+        return jax.lax.map(lambda each: given(*each, x), (jax.random.split(key, MISFIT_POINTS), draws)).max()
+
+    return jax.jit(program)
 
 
 # -- finding them -----------------------------------------------------------------------------------------
@@ -198,6 +254,7 @@ class _Probed(NamedTuple):
     opaque: bool  # whether a density may depend on more than the arguments say
 
 
+@functools.cache
 def _probe(model) -> _Probed:
     prior_families, families, opaque = {}, {}, []
 
@@ -235,29 +292,32 @@ def _opaque(site):
 
 
 def _some_rows(model):
-    """Rows on which arguments may depend beside the parameters: every column runs through its values in the data,
-    spread evenly where they are many, and one beyond them (other data may have it), each in an order of its own."""
-    if model.data is None:
-        return _drawn(model)[1]
-    if not isinstance(model.data.x, dict):
-        return model.data.x[:1]
+    """Rows on which arguments may depend beside the parameters: the row of `component_arguments`, and such that every
+    column runs through its values in the data (or in a few drawn observations), spread evenly where they are many, and
+    one on either side of them (other data may have it), each in an order of its own."""
+    x = _drawn(model)[1] if model.data is None else model.data.x
+    if not isinstance(x, dict):
+        return x[:1]
     rng = np.random.default_rng(0)
 
     def column(values):
         found = np.unique(values[np.isfinite(values)])
-        spread = found[np.linspace(0, len(found) - 1, PROBE_ROWS - 1).round().astype(int)]
-        return rng.permutation(np.append(spread, 2 * found[-1] - found[0] + 1))
+        spread = found[np.linspace(0, len(found) - 1, PROBE_ROWS - 2).round().astype(int)]
+        beyond = found[-1] - found[0] + 1
+        return rng.permutation([found[0] - beyond, *spread, found[-1] + beyond])
 
-    def rows(leaf):
+    def rows(leaf, first):
+        leaf = np.asarray(leaf)
         columns = np.asarray(leaf, float).reshape(len(leaf), -1).T
-        return np.stack(list(map(column, columns)), axis=1).reshape(-1, *leaf.shape[1:]).astype(leaf.dtype)
+        found = np.stack(list(map(column, columns)), axis=1).reshape(-1, *leaf.shape[1:])
+        return np.concatenate([first, found.astype(first.dtype)])
 
-    return jax.tree.map(lambda leaf: rows(np.asarray(leaf)), model.data.x)
+    return jax.tree.map(rows, dict(x), first_row(model))
 
 
 def _errors(model, found):
     """site -> how far log p(params, z, x) - log q(site | the rest) is from the same with another value of the site,
-    relative to 1 + |log joint|; at the points where the joint density is above 0 for both."""
+    relative to 1 + |log joint|; infinite where the joint density is 0 at one of them alone, no matter where at both."""
 
     @jax.jit
     def program(draws, z, x):
@@ -274,12 +334,12 @@ def _errors(model, found):
 
             after = joint(tries[rule.site])
             gap = jnp.abs(after - before - jax.vmap(change)(here, tries[rule.site]))
-            possible = jnp.isfinite(before) & jnp.isfinite(after)
-            errors[rule.site] = jnp.where(possible, gap / (1 + jnp.abs(before) + jnp.abs(after)), 0.0).max()
+            error = jnp.where(jnp.isfinite(before + after), gap / (1 + jnp.abs(before) + jnp.abs(after)), jnp.inf)
+            errors[rule.site] = jnp.where((before == -jnp.inf) & (after == -jnp.inf), 0.0, error).max()
         return errors
 
     errors = program(model.prior_draws(jax.random.key(3), NUM_DRAWS), *_drawn(model))
-    return {site: float(np.nan_to_num(error, nan=np.inf)) for site, error in errors.items()}
+    return {site: float(error) for site, error in errors.items()}
 
 
 @functools.cache
@@ -294,6 +354,8 @@ def _rule_for(model, name, probed) -> Rule | None:
     family, value = probed.families[0][name], probed.values[name]
     if family == "Categorical" and value.ndim == 1:
         return finite(model, name, next(iter(probed.prior[name].values())).shape[-1])
+    if any(argument not in probed.prior[name] for argument in GIVEN.get(family, ())):
+        return None
     if family == "Dirichlet" and probed.families[1]["z"] == "Categorical" and _enters(probed, name, "z", "probs"):
         return dirichlet_weights(model, name)
     found = (_rule_of(model, name, of, probed) for of in probed.observed if of != "z")
@@ -332,7 +394,8 @@ def _shared_rule(model, name, of, probed):
     same = lambda argument: (
         argument.shape[:1] + argument.shape[2:] == value.shape and np.allclose(argument, value[:, None], rtol=1e-5)
     )
-    if component in ("Normal", "MultivariateNormalDiag") and family in ("InverseGamma", "Gamma"):
+    normal = component in ("Normal", "MultivariateNormalDiag") and scale_of(x) is not None
+    if normal and family in ("InverseGamma", "Gamma") and value.shape[1:] == model.observation_shapes[of].shape:
         spread = scale_of(x) ** (2 if family == "InverseGamma" else -2)
         if same(spread) and _only(probed, name, (of, _scale(x))):
             return normal_spread(model, name, of, family, shared=True)
@@ -344,6 +407,8 @@ def _shared_rule(model, name, of, probed):
 
 def _normal_rule(model, name, of, probed):
     family, value, x = probed.families[0][name], probed.values[name], probed.observed[of]
+    if scale_of(x) is None:
+        return None
     sd, own = scale_of(x), (of, _scale(x))
     if _same(x, "loc", value):
         found = family == "Normal" and _enters(probed, name, of, "loc") and _same_in_rows(probed, sd)
@@ -353,11 +418,8 @@ def _normal_rule(model, name, of, probed):
             return normal_spread(model, name, of, family)
         for mean in probed.values:
             if mean != name and probed.families[0][mean] == "Normal" and _same(x, "loc", probed.values[mean]):
-                worth = [
-                    observed[of][_scale(x)] ** 2 / prior[mean]["scale"] ** 2
-                    for prior, observed in ((probed.prior, probed.observed), probed.moved[name])
-                ]
-                if _only(probed, name, own, (mean, "scale")) and _constant(worth):
+                worth = lambda prior, observed: _ratio(observed[of][_scale(x)] ** 2, prior[mean]["scale"] ** 2)  # noqa: B023
+                if _only(probed, name, own, (mean, "scale")) and _constant(probed, name, worth):
                     return normal_spread(model, name, of, family, mean)
         return None
     return normal_scale(model, name, of) if _equal(sd, value) and _only(probed, name, own) else None
@@ -376,11 +438,8 @@ def _multivariate_rule(model, name, of, probed):
         return wishart_precision(model, name, of)
     for mean in probed.values:
         if probed.families[0][mean] == "MultivariateNormalFullCovariance" and _same(x, "loc", probed.values[mean]):
-            worth = [
-                observed[of][key] / prior[mean][key]
-                for prior, observed in ((probed.prior, probed.observed), probed.moved[name])
-            ]
-            if _only(probed, name, (of, key), (mean, key)) and _constant(worth):
+            worth = lambda prior, observed: _ratio(observed[of][key], prior[mean][key])  # noqa: B023
+            if _only(probed, name, (of, key), (mean, key)) and _constant(probed, name, worth):
                 return wishart_precision(model, name, of, mean)
     return None
 
@@ -410,7 +469,7 @@ def _linear(model, name, of, probed):
 
     draws = model.prior_draws(jax.random.key(3), NUM_DRAWS)
     largest = jax.jit(jax.vmap(gap))({k: leaf[:NUM_POINTS] for k, leaf in draws.items()}).max()
-    return bool(largest <= TOLERANCE[jnp.result_type(float).name])
+    return bool(largest <= 64 * jnp.finfo(jnp.result_type(float)).eps)
 
 
 def _scale(arguments):
@@ -418,16 +477,22 @@ def _scale(arguments):
 
 
 def _same(arguments, name, value):
-    return name in arguments and _equal(arguments[name], value)
+    """Whether the argument is the value: a location exactly, since a shift counts in units of the component's sd."""
+    exact = name == "loc"
+    return name in arguments and (np.array_equal if exact else _equal)(arguments[name], value)
 
 
 def _equal(argument, value, rtol=1e-5):
     return argument.shape == value.shape and np.allclose(argument, value, rtol=rtol)
 
 
-def _constant(ratios):
-    """Whether the prior of the mean is worth the same number of observations at every draw."""
-    ratios = np.concatenate(ratios)
+def _ratio(argument, prior):
+    return argument / np.asarray(filled(prior, argument))
+
+
+def _constant(probed, name, worth):
+    """Whether the prior of the mean is worth the same number of observations at every draw, `name` moved or not."""
+    ratios = np.concatenate([worth(probed.prior, probed.observed), worth(*probed.moved[name])])
     return bool(np.allclose(ratios, ratios[:1], rtol=1e-4))
 
 

@@ -77,8 +77,9 @@ def _digammas(a, D):
     return digamma(a[..., None] - jnp.arange(D) / 2).sum(-1)
 
 
-def _below(a):
-    """E log(y) - log E y of y ~ Gamma(a, any rate)."""
+def _below(q):
+    """E log(y) - log E y of y ~ Gamma(a, any rate), for every entry of q, whether they share a or not."""
+    a = jnp.broadcast_to(q.concentration, q.batch_shape)
     return digamma(a) - jnp.log(a)
 
 
@@ -112,8 +113,8 @@ _PROBABILITY = Family(
 # rule -> family
 FAMILIES = {
     "Normal mean": Family(lambda q: q.mean, lambda q, arguments: -by_column(q.variance, precision_of(arguments)) / 2),
-    "InverseGamma variance": Family(lambda q: q.rate / q.concentration, lambda q, _: _below(q.concentration) / 2),
-    "Gamma precision": Family(lambda q: q.mean, lambda q, _: _below(q.concentration) / 2),
+    "InverseGamma variance": Family(lambda q: q.rate / q.concentration, lambda q, _: _below(q) / 2),
+    "Gamma precision": Family(lambda q: q.mean, lambda q, _: _below(q) / 2),
     "multivariate Normal mean": Family(
         lambda q: q.mean,
         lambda q, arguments: -(q.covariance_matrix * precision_of(arguments)).sum((-2, -1)) / 2,
@@ -123,7 +124,7 @@ FAMILIES = {
         lambda q: jnp.exp(digamma(q.concentration)) / q.rate,
         lambda q, _: (jnp.exp(digamma(q.concentration)) - q.concentration) / q.rate,
     ),
-    "Gamma rate, exponential": Family(lambda q: q.mean, lambda q, _: _below(q.concentration)),
+    "Gamma rate, exponential": Family(lambda q: q.mean, lambda q, _: _below(q)),
     "Beta probability, Bernoulli": _PROBABILITY,
     "Beta probability, Binomial": _PROBABILITY,
     "Dirichlet weights": _SIMPLEX,

@@ -107,6 +107,8 @@ def wrong_argument(model, params, x) -> str | None:
     for site, arguments in given.items():
         for argument, value in arguments.items():
             value = np.asarray(value)
+            if np.isnan(value).any():
+                return f"{argument} of {site} has an entry that is no number"
             if argument == "covariance_matrix":
                 least = np.linalg.eigvalsh(value).min()
                 if not least > 0:

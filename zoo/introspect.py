@@ -111,5 +111,6 @@ def _describe(site, site_args, score) -> Site:
     if distribution is None:
         return Site("", {}, None, score)
     numeric = (jax.Array, np.ndarray, np.generic, float, int)
-    named = {k: v for k, v in distribution.parameters.items() if isinstance(v, numeric) and not isinstance(v, bool)}
+    listed = {k: jnp.asarray(v) if isinstance(v, list | tuple) else v for k, v in distribution.parameters.items()}
+    named = {k: v for k, v in listed.items() if isinstance(v, numeric) and not isinstance(v, bool)}
     return Site(type(distribution).__name__, named, distribution, score)

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 from scipy import optimize, stats
 from scipy.special import digamma, gammaln, logsumexp
@@ -78,6 +79,16 @@ def test_the_elbo_is_the_textbook_one_and_no_neighbour_has_a_higher():
     moved = lambda u: -textbook_elbo(*np.concatenate([u[:2], np.exp(u[2:])]).reshape(5, 2), FEW)
     climbed = optimize.minimize(moved, np.concatenate([at[:2], np.log(at[2:])]), method="BFGS")
     assert -climbed.fun < found.elbo + 1e-7
+
+
+@pytest.mark.parametrize("name", ["InverseGamma variance", "Gamma precision"])
+def test_spreads_of_one_shape_for_all_columns_count_in_every_column(name):
+    law = dist.InverseGamma if name.startswith("Inverse") else dist.Gamma
+    rates = jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    excess = lambda shape: expected.FAMILIES[name].excess(law(shape, rates), {})
+    each = digamma(4.0) - np.log(4.0)  # of every column
+    np.testing.assert_allclose(excess(jnp.full((2, 1), 4.0)), np.full((2, 3), each / 2), rtol=1e-12)
+    np.testing.assert_allclose(excess(jnp.full((2, 3), 4.0)), np.full((2, 3), each / 2), rtol=1e-12)
 
 
 def log_joint(name, rates, z, x):

@@ -11,7 +11,7 @@ from genjax import categorical, gen, inverse_gamma, normal
 
 from diagnostics import calibration
 from inference import Refused, collapsed, conjugacy, fit
-from zoo import MODELS, Mixture
+from zoo import MODELS, Dataset, Mixture
 from zoo.models.bento import bento
 from zoo.models.coffee import coffee
 
@@ -85,3 +85,28 @@ def test_models_whose_parameters_stay_are_refused_with_the_reason():
     }.items():
         with pytest.raises(Refused, match=reason):
             fit(MODELS[name], "collapsed")
+
+
+def test_data_on_which_a_rule_fails_are_refused_where_the_declaration_did_not_show_it():
+    """One value of a covariate, between those of the model's own data, brings another noise."""
+
+    @gen
+    def prior():
+        return {"means": normal(np.array([-20.0, 20.0]), 1.0) @ "means"}
+
+    @gen
+    def observation(params, imputed):
+        z = categorical(probs=np.full(2, 0.5)) @ "z"
+        return normal(params["means"][z], jnp.where(imputed == 0.5, 10.0, 1.0)) @ "x"
+
+    x = {"x": np.tile([-20.0, 20.5], 10), "covariates": np.arange(20.0)}
+    model = Mixture(
+        name="imputed", num_components=2, exchangeable=False, prior=prior, observation=observation,
+        data=Dataset(name="imputed", x=x),
+    )  # fmt: skip
+    assert collapsed.refuses(model, x) is None
+    other = x | {"covariates": np.where(np.arange(20) == 7, 0.5, 1.0)}
+    with pytest.raises(Refused, match="does not fit the joint density on these data"):
+        fit(model, "collapsed", other)
+    with pytest.raises(ValueError, match="does not fit the joint density on these data"):
+        conjugacy.log_marginal(model, np.zeros(20, int), other)

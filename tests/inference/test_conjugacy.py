@@ -4,7 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from genjax import categorical, exact_density, exponential, gen, half_normal, normal
+from genjax import (
+    categorical,
+    exact_density,
+    exponential,
+    gamma,
+    gen,
+    half_normal,
+    inverse_gamma,
+    mv_normal_diag,
+    normal,
+)
 
 from inference import conjugacy
 from zoo import MODELS, Dataset, Mixture
@@ -156,6 +166,108 @@ def test_a_mean_beside_a_noise_that_differs_by_row_is_not_taken_for_one_of_equal
         return {"size": size, "length": normal(params["means"][z], 0.1 + size) @ "length"}
 
     assert conjugacy.rules(two_normals(prior, observation)) == ()
+
+
+@gen
+def far_means():
+    return {"means": normal(np.array([-1000.0, 1000.0]), 1.0) @ "means"}
+
+
+@gen
+def shifted_by_little(params):
+    z = categorical(probs=np.array([0.5, 0.5])) @ "z"
+    return normal(params["means"][z] + 3e-3, 1e-3) @ "x"
+
+
+@gen
+def means():
+    return {"means": normal(np.zeros(2), 1.0) @ "means"}
+
+
+@gen
+def noisier_at_zero(params):
+    z = categorical(probs=np.array([0.5, 0.5])) @ "z"
+    size = normal(np.array(50.0), 1.0) @ "size"
+    return {"size": size, "length": normal(params["means"][z], jnp.where(size < 0.5, 5.0, 1.0)) @ "length"}
+
+
+@gen
+def truncated(params):
+    near = exact_density(
+        lambda key, centre: centre + jax.random.uniform(key, minval=-1.0),
+        lambda value, centre: jnp.where(jnp.abs(value - centre) < 1, -jnp.log(2.0), -jnp.inf),
+        name="near",
+    )
+    z = categorical(probs=np.array([0.5, 0.5])) @ "z"
+    return {"near": near(params["means"][z]) @ "near", "x": normal(params["means"][z], 1.0) @ "x"}
+
+
+@gen
+def means_in_space():
+    return {"means": normal(np.zeros((2, 3)), 1.0) @ "means"}
+
+
+@gen
+def of_unit_noise(params):
+    z = categorical(probs=np.array([0.5, 0.5])) @ "z"
+    return mv_normal_diag(params["means"][z]) @ "x"
+
+
+@gen
+def rates():
+    return {"rates": gamma(np.full(2, 2.0), log_rate=np.array(0.3)) @ "rates"}
+
+
+@gen
+def waiting(params):
+    z = categorical(probs=np.array([0.5, 0.5])) @ "z"
+    return exponential(params["rates"][z]) @ "x"
+
+
+@pytest.mark.parametrize(
+    ("prior", "observation"),
+    [
+        (far_means, shifted_by_little),
+        (means, noisier_at_zero),
+        (means, truncated),
+        (means_in_space, of_unit_noise),
+        (rates, waiting),
+    ],
+)
+def test_nothing_is_found_where_a_rule_would_be_wrong_by_little_or_in_few_rows_or_lacks_an_argument(prior, observation):
+    assert conjugacy.rules(two_normals(prior, observation)) == ()
+
+
+@gen
+def one_variance():
+    means = normal(np.zeros((2, 3)), 1.0) @ "means"
+    return {"means": means, "variance": inverse_gamma(np.array(2.0), np.array(1.0)) @ "variance"}
+
+
+@gen
+def of_one_variance(params):
+    z = categorical(probs=np.array([0.5, 0.5])) @ "z"
+    return normal(params["means"][z], jnp.sqrt(params["variance"])) @ "x"
+
+
+@gen
+def variances():
+    return {
+        "means": normal(np.zeros(2), np.array(1.0)) @ "means",
+        "variances": inverse_gamma(np.full(2, 2.0), 1.0) @ "variances",
+    }
+
+
+@gen
+def twice(params):
+    z = categorical(probs=np.array([0.5, 0.5])) @ "z"
+    sd = jnp.sqrt(params["variances"][z])
+    return {"x": normal(params["means"][z], sd) @ "x", "y": normal(0.0, sd) @ "y"}
+
+
+@pytest.mark.parametrize(("prior", "observation"), [(one_variance, of_one_variance), (variances, twice)])
+def test_the_mean_alone_is_found_beside_a_spread_of_other_shape_or_of_two_addresses(prior, observation):
+    assert [rule.site for rule in conjugacy.rules(two_normals(prior, observation))] == ["means"]
 
 
 def test_m_step_of_maximum_likelihood_is_the_weighted_mean_and_variance():

@@ -105,7 +105,14 @@ def test_a_row_without_a_density_at_any_prior_draw_is_named_before_anything_runs
         fit(NARROW, backend, np.array([0.5, 900.0]))
 
 
-def test_a_covariance_that_is_not_positive_definite_is_named():
+@pytest.mark.parametrize(
+    ("variance", "said"),
+    [
+        (1.0, r"covariance matrix of x is not positive definite \(smallest eigenvalue -1\)"),
+        (np.nan, "covariance_matrix of x has an entry that is no number"),
+    ],
+)
+def test_a_covariance_that_is_not_positive_definite_is_named(variance, said):
     @gen
     def prior():
         return {"means": normal(np.zeros((2, 2)), 1.0) @ "means"}
@@ -113,11 +120,11 @@ def test_a_covariance_that_is_not_positive_definite_is_named():
     @gen
     def observation(params):
         z = categorical(probs=np.full(2, 0.5)) @ "z"
-        return mv_normal(params["means"][z], np.array([[1.0, 2.0], [2.0, 1.0]])) @ "x"
+        return mv_normal(params["means"][z], np.array([[variance, 2.0], [2.0, 1.0]])) @ "x"
 
     model = Mixture(name="flat", num_components=2, exchangeable=True, prior=prior, observation=observation)
-    with pytest.raises(ValueError, match=r"covariance matrix of x is not positive definite \(smallest eigenvalue -1\)"):
-        fit(model, "gibbs", np.zeros((3, 2)))
+    with pytest.raises(ValueError, match=said):
+        fit(model, "importance", np.zeros((3, 2)))
 
 
 def test_a_row_that_one_prior_draw_in_a_thousand_covers_is_let_through(monkeypatch):
