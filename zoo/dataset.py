@@ -268,7 +268,7 @@ def of_table(
         name=name,
         x=x,
         feature_names=() if keys is not None else chosen,
-        units="standardised" if standardize else units,
+        units=", from ".join(filter(None, ("standardised", units))) if standardize else units,
         source=source,
         variant=f"{PER_UNIT}{frequency}" if frequency is not None else "",
         standardized=standardized,

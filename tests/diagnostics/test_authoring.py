@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from genjax import categorical, gen, normal
+from genjax import categorical, gen, half_normal, normal
 from zoo import Dataset, Mixture
 
 P = np.array([0.3, 0.7])
@@ -44,10 +44,20 @@ MISTAKES = {
     "categorical(probs=P)": ("categorical(P)", "assignment_has_k_values", "write categorical(probs=p)"),
     "num_components=2": ("num_components=3", "assignment_has_k_values", "z has 2 values but num_components is 3"),
     "dist.Normal(np.zeros(2), 3.0)": ("dist.Normal(np.zeros(2), 4.0)", "twin_equals_table", "in the prior of means"),
+    "dist.Normal(np.zeros(2), 3.0).to_event(1)": (
+        "dist.HalfNormal(3.0).expand([2]).to_event(1)",
+        "twin_equals_table",
+        "in the prior of means",
+    ),
     "parts = dist.Normal(means, 1.0)": ("parts = dist.Normal(means, 2.0)", "twin_equals_table", "they differ in x"),
     'sample("means"': ('sample("mu"', "twin_equals_table", "means"),
     "exchangeable=False": ("exchangeable=True", "exchangeable_as_declared", "permuting changed the density"),
     "[0.5, -1.0, 2.0]": ("[0.5, np.nan, 2.0]", "own_data_are_served", "row 1"),
+    'normal(params["means"][z], 1.0) @ "x"': (
+        'half_normal(1.0 + params["means"][z] ** 2) @ "x"',
+        "own_data_are_served",
+        "row 1 is -1.0, outside the support of mine",
+    ),
     'normal(params["means"][z], 1.0)': (
         'normal(params["means"][z], -1.0)',
         "densities_are_finite",
@@ -94,6 +104,7 @@ def test_a_mistake_makes_the_command_fail(tmp_path, capsys):
     [
         (' @ "z"', "", 'write distribution(...) @ "name"'),
         (' @ "means"', "", 'write distribution(...) @ "name"'),
+        ("categorical(probs=P)", "normal(0.0, 1.0)", "drawn by Normal; draw a component with"),
         (' @ "x"', "", 'write distribution(...) @ "x"'),
         ("def observation(params)", "def observation(params, covariates)", "it takes covariates; give Mixture data="),
     ],

@@ -116,7 +116,7 @@ def test_standardising_records_the_mean_and_the_standard_deviation(tmp_path):
     file = tmp_path / "a.csv"
     file.write_text("a,b\n1,5\n3,9\n5,4\n")
     data = read(file, (), 2, standardize=True, units="g")
-    assert data.units == "standardised" and data.standardized["a"] == (3.0, np.std([1, 3, 5]))
+    assert data.units == "standardised, from g" and data.standardized["a"] == (3.0, np.std([1, 3, 5]))
     np.testing.assert_allclose(data.x.mean(axis=0), 0, atol=1e-15)
     np.testing.assert_allclose(data.x.std(axis=0), 1, rtol=1e-15)
     back = data.x * [sd for _, sd in data.standardized.values()] + [mean for mean, _ in data.standardized.values()]
