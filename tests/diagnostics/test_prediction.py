@@ -11,6 +11,7 @@ from scipy.special import logsumexp
 import zoo
 from diagnostics import classification, missing, prediction, relabel
 from diagnostics.saved import Posterior
+from inference.space import starts
 from zoo.models.overfitted import galaxy_dirichlet_process
 
 Z = 4.4  # standard errors, for at most 100 comparisons
@@ -360,3 +361,25 @@ def test_a_missing_angle_has_no_mean():
     }
     found = prediction.conditional(posterior(model, params), np.zeros(1), {"x": np.zeros(1, bool)})
     assert np.isnan(found.mean).all() and np.isnan(found.covariance).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_every_model_predicts(name):
+    """Six draws of the prior, picked by likelihood, in place of a posterior."""
+    model = zoo.MODELS[name]
+    x = model.check(model.data.x)
+    params = jax.tree.map(lambda leaf: leaf.reshape(2, 3, *leaf.shape[1:]), starts(model, jax.random.key(0), x, 6))
+    run = posterior(model, {k: np.asarray(v) for k, v in params.items()}, "chains" if params else "point")
+    new = jax.tree.map(lambda leaf: np.asarray(leaf)[:2], x)
+    found = prediction.log_predictive(run, new)
+    flat = [{k: v.reshape(-1, *v.shape[2:])[i] for k, v in run.params.items()} for i in range(6 if params else 1)]
+    each = [np.asarray(model.pointwise_log_likelihood(p, new)) for p in flat]
+    np.testing.assert_allclose(found.value, logsumexp(each, axis=0) - np.log(len(each)), rtol=1e-9)
+    tails = prediction.tail(run, new)
+    assert ((tails.value >= 0) & (tails.value <= 1)).all()
+    classes = classification.classify(run, new)
+    assert classes.rule and (classes.probabilities is None or np.allclose(classes.probabilities.value.sum(-1), 1))
+    z, drawn = prediction.simulate(run, 2, x=new)
+    assert ((z >= 0) & (z < model.num_components)).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(drawn))
