@@ -29,7 +29,8 @@ SPHERICAL = """Old Faithful, standardised, as two round clouds: one variance for
 What makes it hard: the model is too simple for the data, whose groups are neither round nor equal: the k-means of
 mixture models. The posterior is narrow all the same.
 
-Origin: Azzalini & Bowman 1990, Applied Statistics 39.
+Origin: Azzalini & Bowman 1990, Applied Statistics 39; as a mixture of two normals Bishop 2006, Pattern Recognition and
+Machine Learning, section 9.2.
 """
 WINE = """Piedmont wines: 178 bottles of Barolo, Grignolino and Barbera, 13 measurements of their chemistry.
 
@@ -42,6 +43,7 @@ What makes it hard: 13 dimensions and 80 free parameters from 178 bottles. Withi
 as independent, which they are not quite.
 
 Origin: Forina, Armanino, Castino & Ubigli 1986, Vitis 25; the 13 of its 27 columns that the UCI repository has.
+The 27 as a mixture of normals: McNicholas & Murphy 2008, Statistics and Computing 18.
 """
 THYROID = """The thyroid gland of 215 patients, five laboratory tests: normal, hyper- or hypofunction.
 
