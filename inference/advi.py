@@ -107,12 +107,16 @@ def advi(
     k = pareto_k(weights)
     error = float(weights.std() / np.sqrt(weights.size))
     said = approximation(f"{guide.replace('_', ' ')} Normal in unconstrained space", elbo, k, error)
+    interrupted = len(loss) < NUM_BLOCKS
+    if interrupted:
+        said = (f"interrupted: only {len(loss)} of {NUM_BLOCKS} parts of the steps were taken", *said)
     return Draws(
         params=params,
         assignments=assignments,
         cost=cost,
         stats={"lp": stats["lp"], "elbo": np.full(shape, elbo), "pareto_k": np.full(shape, 0.0 if k is None else k)},
         warnings=said + _unfinished(loss),
+        interrupted=interrupted,
     )
 
 
@@ -125,6 +129,8 @@ def _unfinished(loss) -> tuple[str, ...]:
             f"{missed} of {loss.size} steps were not taken, because the density or its gradient is not finite at some "
             "draw of q: do not trust this result where that is more than a few",
         )
+    if len(loss) < 2:
+        return said
     before, after = (block[~np.isnan(block)] for block in loss[-2:])
     if not len(before) or not len(after):
         return said
@@ -154,7 +160,8 @@ def _starts(model, x, key, num_restarts):
 
 
 def _fit(fitting, params, x, keys, progress):
-    """Guide parameters, centre and root of every restart, leaves (R, ...); losses (R, blocks, steps); the cost."""
+    """Guide parameters, centre and root of every restart, leaves (R, ...); losses (R, blocks, steps), after Ctrl-C of
+    the blocks that had ended; the cost."""
     cost, losses = Cost(), []
 
     def call(function, *args):
@@ -168,11 +175,15 @@ def _fit(fitting, params, x, keys, progress):
     centre, root = call(fitting.standardise, params, fitting.prior_spread, x)
     fitting.trace(centre[0], root[0], x)
     state = call(fitting.init, keys, centre, root, x)
-    for i in range(NUM_BLOCKS):
-        state, loss = call(fitting.block, state, centre, root, x)
-        losses.append(np.asarray(loss))
-        if progress is not None:
-            progress(i + 1, NUM_BLOCKS)
+    try:
+        for i in range(NUM_BLOCKS):
+            state, loss = call(fitting.block, state, centre, root, x)
+            losses.append(np.asarray(loss))
+            if progress is not None:
+                progress(i + 1, NUM_BLOCKS)
+    except KeyboardInterrupt:
+        if not losses:
+            raise KeyboardInterrupt("interrupted before the first tenth of the steps: nothing is kept") from None
     losses = np.stack(losses, axis=1)
     fits = call(fitting.parameters, state), centre, root
     return fits, losses, cost._replace(gradient_evaluations=losses.size * fitting.num_particles)

@@ -100,6 +100,9 @@ def cavi(
     cost += Cost(seconds, time.perf_counter() - started, gaps.size, 0, size)
     k = pareto_k(stats["log_weight"].ravel())
     said = approximation("mean field", float(fit.elbo), k)
+    interrupted = len(fits.elbo) < num_restarts
+    if interrupted:
+        said = (f"interrupted: only {len(fits.elbo)} of {num_restarts} restarts had ended", *said)
     shape = (num_chains, num_draws)
     return Draws(
         params=params,
@@ -111,6 +114,7 @@ def cavi(
             "pareto_k": np.full(shape, 0.0 if k is None else k),
         },
         warnings=(*said, *_warnings(fits, fit, gaps.ravel(), max_steps)),
+        interrupted=interrupted,
     )
 
 
@@ -150,7 +154,8 @@ def _warnings(fits, fit, gaps, max_steps):
 
 
 def _best(model, x, key, num_restarts, max_steps, tolerance, progress):
-    """The restart of the highest ELBO, what every restart came to (q and r left out), and the cost."""
+    """The restart of the highest ELBO, what every restart came to (q and r left out), and the cost; after Ctrl-C of
+    the restarts that had ended."""
     began = time.perf_counter()
     key_prior, key_centres = jax.random.split(key)
     batches = jax.random.split(key_prior, -(-num_restarts // NUM_DRAWS))
@@ -160,22 +165,31 @@ def _best(model, x, key, num_restarts, max_steps, tolerance, progress):
     centres = em.nearest_centres(key_centres, x, model.num_components, from_data)
     cost = Cost(time.perf_counter() - began)
     lanes, best, ended = min(LANES, num_restarts), None, []
-    for first in range(0, num_restarts, lanes):
+
+    def climb(first):
         chosen = np.minimum(first + np.arange(lanes), num_restarts - 1)  # the last group is filled up with copies
-        start = jax.tree.map(lambda leaf: leaf[chosen], params)  # noqa: B023
+        start = jax.tree.map(lambda leaf: leaf[chosen], params)
         numbers = jnp.int32(max_steps), jnp.asarray(tolerance, jnp.result_type(float))
         args = (start, jnp.asarray(centres[chosen]), jnp.asarray(from_data[chosen]), x, *numbers)
         program, seconds, size = loop.compiled(build(model), *args)
         started = time.perf_counter()
         fits = jax.block_until_ready(program(*args))
-        cost += Cost(seconds, time.perf_counter() - started, 0, 0, size)
-        fits = jax.tree.map(lambda leaf: np.asarray(leaf)[: num_restarts - first], fits)  # noqa: B023
-        ended.append(fits._replace(q=None, taken_at=None, r=None))
-        i = int(np.argmax(np.where(np.isfinite(fits.elbo), fits.elbo, -np.inf)))
-        if np.isfinite(fits.elbo[i]) and (best is None or fits.elbo[i] > best.elbo):
-            best = jax.tree.map(lambda leaf: leaf[i], fits)  # noqa: B023
-        if progress is not None:
-            progress(min(first + lanes, num_restarts), num_restarts)
+        spent = Cost(seconds, time.perf_counter() - started, 0, 0, size)
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[: num_restarts - first], fits), spent
+
+    try:
+        for first in range(0, num_restarts, lanes):
+            fits, spent = climb(first)
+            cost += spent
+            ended.append(fits._replace(q=None, taken_at=None, r=None))
+            i = int(np.argmax(np.where(np.isfinite(fits.elbo), fits.elbo, -np.inf)))
+            if np.isfinite(fits.elbo[i]) and (best is None or fits.elbo[i] > best.elbo):
+                best = jax.tree.map(lambda leaf: leaf[i], fits)  # noqa: B023
+            if progress is not None:
+                progress(min(first + lanes, num_restarts), num_restarts)
+    except KeyboardInterrupt:
+        if best is None:
+            raise KeyboardInterrupt("interrupted before a restart had ended: nothing is kept") from None
     if best is None:
         raise ValueError("the ELBO is not finite after any start; standardise x, or use a prior that covers it")
     fits = jax.tree.map(lambda *leaves: np.concatenate(leaves), *ended)

@@ -167,3 +167,18 @@ def test_steps_that_were_not_taken_are_counted():
     assert said.startswith("7 of 1000 steps were not taken, because the density or its gradient is not finite")
     (said,) = advi._unfinished(np.full((10, 100), np.nan))
     assert said.startswith("1000 of 1000 steps were not taken")
+
+
+def test_ctrl_c_keeps_the_steps_that_were_taken():
+    def stop_at(when):
+        def stop(done, total):
+            if done == when:
+                raise KeyboardInterrupt
+
+        return stop
+
+    part = fit(NORMAL, "advi", X, seed=1, progress=stop_at(3))
+    assert part.interrupted and part.warnings[0] == "interrupted: only 3 of 10 parts of the steps were taken"
+    assert part.params["a"].shape == (4, 1000)
+    once = fit(NORMAL, "advi", X, seed=1, progress=stop_at(1))
+    assert once.warnings[0].startswith("interrupted: only 1 of 10")

@@ -158,6 +158,18 @@ def test_a_rule_that_does_not_fit_the_model_is_reported(monkeypatch):
     assert "a conjugate rule does not fit the joint density; do not trust this result" in said
 
 
+def test_ctrl_c_keeps_the_restarts_that_had_ended():
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    part = fit(MODELS["bento"], "cavi", seed=1, progress=stop)
+    assert part.interrupted and part.warnings[0] == "interrupted: only 4 of 32 restarts had ended"
+    assert part.params["means"].shape == (4, 1000, 2)
+    np.testing.assert_array_equal(
+        part.params["means"], fit(MODELS["bento"], "cavi", seed=1, num_restarts=4).params["means"]
+    )
+
+
 def test_it_says_that_it_approximates_and_what_is_wrong_with_a_run():
     draws = fit(FULL, "cavi", FEW, seed=1, permute=False, max_steps=2)
     assert draws.warnings[0].startswith("draws from an approximation of the posterior (mean field)")

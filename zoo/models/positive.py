@@ -22,8 +22,8 @@ PERIODS = """How long 101 planets outside the solar system take for an orbit: ex
 What makes it hard: exponentials differ in scale alone and all are highest at 0, so that short periods may belong to any
 of them; means of 3 to 5,000 days make a posterior of rates over three powers of ten. Conjugate given the assignments.
 
-Data: Mayor & Frei 2003, New Worlds in the Cosmos. As a mixture (normals, three columns at once): Everitt & Hothorn 2006,
-A Handbook of Statistical Analyses Using R, chapter on cluster analysis.
+Data: Mayor & Frei 2003, New Worlds in the Cosmos. As a mixture (normals, three columns at once): Everitt & Hothorn
+2006, A Handbook of Statistical Analyses Using R, chapter on cluster analysis.
 """
 
 MASSES = """The masses of 101 planets outside the solar system: lognormals.
@@ -38,8 +38,8 @@ What makes it hard: light planets hide from the method by which these were found
 left, and whether that is one skewed group or two is open: the components overlap over their whole range, and a narrow
 one can sit on a few planets of much the same mass.
 
-Data: Mayor & Frei 2003, New Worlds in the Cosmos. As a mixture (normals, three columns at once): Everitt & Hothorn 2006,
-A Handbook of Statistical Analyses Using R, chapter on cluster analysis.
+Data: Mayor & Frei 2003, New Worlds in the Cosmos. As a mixture (normals, three columns at once): Everitt & Hothorn
+2006, A Handbook of Statistical Analyses Using R, chapter on cluster analysis.
 """
 
 WAITING = """Waits for the next eruption of Old Faithful, 272 of them: two gamma components.
