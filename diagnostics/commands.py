@@ -334,11 +334,11 @@ def _needs_data(args):
             raise ValueError(f"--{flag} {does} of --data, which is not given")
 
 
-def _read(args, num_features, names=(), keys=None):
+def _read(args, num_features, names=(), keys=None, words=None):
     from zoo import dataset
 
     columns = tuple(name.strip() for name in args.column.split(",")) if args.column else ()
-    options = {"names": names, "keys": keys, "frequency": args.frequency}
+    options = {"names": names, "keys": keys, "words": words, "frequency": args.frequency}
     options |= {"units": args.units or "", "standardize": args.standardize}
     return dataset.read(args.data, columns, num_features, **options)
 
@@ -351,7 +351,7 @@ def _read_for(args, model):
     if set(shapes) == {"x"}:
         names = tuple(model.data.columns) if model.data is not None else ()
         return _read(args, int(np.prod(shapes["x"], dtype=int)), names)
-    return _read(args, 0, keys=shapes)
+    return _read(args, 0, keys=shapes, words=model.data.categories if model.data else None)
 
 
 def _constants(args) -> dict:

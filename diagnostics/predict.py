@@ -70,7 +70,9 @@ def read(posterior, path, column=None, missing=False) -> dict:
             columns = _in_order(path, names)
         new = dataset.read(path, columns, int(np.prod(shapes["x"], dtype=int)), names=names, missing=True)
     else:
-        new = dataset.read(path, columns, 0, keys=shapes, missing=True)
+        new = dataset.read(
+            path, columns, 0, keys=shapes, missing=True, words=model.data.categories if model.data else None
+        )
     leaves = new.x if isinstance(new.x, dict) else {"x": new.x}
     raw = dict(new.columns)
     if "covariates" in shapes:

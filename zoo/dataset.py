@@ -216,6 +216,7 @@ def of_table(
     frequency: str | None = None,
     standardize: bool = False,
     missing: bool = False,
+    words: dict[str, tuple[str, ...]] | None = None,
     units: str = "",
     where: str = "the table",
     source: str = "",
@@ -227,6 +228,7 @@ def of_table(
     key -> shape of one row, taken from the column "key" or the columns "key[0]", "key[1]", ..., or from `columns`
     given in that order. `frequency` is a column that says how often to repeat each row. `standardize` makes each
     column's mean 0 and its standard deviation (divisor N) 1, and records both. `missing` keeps missing entries, as NaN.
+    `words`: key -> words of its categories, which stand for 0, 1, ....
     Raises ValueError with one sentence for an unknown column, the wrong number of columns, and entries that are not
     finite numbers.
     """
@@ -252,7 +254,11 @@ def of_table(
             f"{where} has {len(chosen)} columns ({', '.join(chosen)}) but the model takes {num_features}; "
             f"choose with --column NAME, or x[[...]] of a DataFrame"
         )
-    values = {new: tables.column(table, old, where, missing) for new, old in zip(under, chosen, strict=True)}
+    words = words or {}
+    values = {
+        new: tables.column(table, old, where, missing, words.get(new, ()))
+        for new, old in zip(under, chosen, strict=True)
+    }
     standardized = {}
     if standardize:
         for column, array in values.items():

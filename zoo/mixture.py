@@ -328,7 +328,7 @@ class Mixture:
         """A pandas object as data: the columns called as the features of the model's data are, else all, in order."""
         table, shapes = tables.of_frame(frame), self.data_shapes
         if set(shapes) != {"x"}:
-            return of_table(table, name, keys=shapes, where=name)
+            return of_table(table, name, keys=shapes, words=self.data.categories if self.data else None, where=name)
         features = tuple(self.data.columns) if self.data is not None else ()
         return of_table(table, name, (), int(np.prod(shapes["x"], dtype=int)), names=features, where=name)
 

@@ -130,15 +130,22 @@ def of_arrays(arrays: dict[str, Any]) -> Table:
     return table
 
 
-def column(table: Table, name: str, where: str, missing: bool = False) -> np.ndarray:
-    """A column as finite float64 numbers, with `missing` NaN too, or ValueError; `where` names the table."""
+def column(table: Table, name: str, where: str, missing: bool = False, words: tuple[str, ...] = ()) -> np.ndarray:
+    """A column as finite float64 numbers, with `missing` NaN too, or ValueError; `where` names the table.
+
+    An entry that is no number but one of `words`, in capitals or not, is its place among them.
+    """
     cells = table[name]
-    values = [number(cell) for cell in cells] if isinstance(cells, list) else _floats(cells)
+    code = {word.casefold(): float(place) for place, word in enumerate(words)}
+    values = [number(cell, code) for cell in cells] if isinstance(cells, list) else _floats(cells)
     bad = next((n for n, value in enumerate(values) if value is None), None)
     if bad is not None:
-        words = sum(value is None for value in values)
-        every = words == len(values)
-        mixed = "; all its entries are text, write codes 0, 1, ..." if every else f"; {words} of {len(values)} are text"
+        text = sum(value is None for value in values)
+        mixed = f"; {text} of {len(values)} are text"
+        if words:
+            mixed = f" and none of {', '.join(words)}"
+        elif text == len(values):
+            mixed = "; all its entries are text, write codes 0, 1, ..."
         raise ValueError(f"{where}: column {name!r}, data row {bad + 1} is {str(cells[bad])!r}, not a number{mixed}")
     array = np.array(values, dtype=np.float64)
     bad = next(iter(np.flatnonzero(~np.isfinite(array) & ~(missing & np.isnan(array)))), None)
@@ -151,15 +158,15 @@ def _floats(cells) -> list[float | None] | np.ndarray:
     return cells if cells.dtype.kind in "biuf" else [number(str(cell)) for cell in cells]
 
 
-def number(cell: str) -> float | None:
-    """The number a cell says, NaN where it says that the value is missing, None where it is a word."""
+def number(cell: str, code: dict[str, float] | None = None) -> float | None:
+    """The number a cell says, NaN where it says that the value is missing; what `code` has for a word, or None."""
     text = cell.strip()
     if text.lower() in MISSING:
         return float("nan")
     try:
         return float(text)
     except ValueError:
-        return None
+        return (code or {}).get(text.casefold())
 
 
 def coded(cells, classes=False) -> tuple[np.ndarray, tuple[str, ...]]:

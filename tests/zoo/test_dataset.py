@@ -150,6 +150,16 @@ def test_columns_under_other_names_are_taken_in_the_order_of_the_keys():
         of_table(table, "mine", ("age", "age"), keys={"y": (), "covariates": ()})
 
 
+def test_the_words_of_a_category_stand_for_its_codes():
+    model = MODELS["penguin_classes"]
+    words = {"island": ["Biscoe", "torgersen", "0"], "sex": ["male", "FEMALE", "male"], "year": ["0", "1", "2"]}
+    of = lambda table: of_table(table, "mine", keys=model.data_shapes, words=model.data.categories)
+    x = of(words).x
+    assert x["island"].tolist() == [0, 2, 0] and x["sex"].tolist() == [1, 0, 1] and x["year"].tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="data row 2 is 'Bali', not a number and none of Biscoe, Dream, Torgersen"):
+        of({**words, "island": ["Dream", "Bali", "Dream"]})
+
+
 def test_a_dict_within_a_dict_has_a_checksum_of_its_own():
     x = {"y": np.arange(3.0), "covariates": {"a": np.ones(3), "b": np.zeros(3)}}
     swapped = {**x, "covariates": {"a": np.zeros(3), "b": np.ones(3)}}
