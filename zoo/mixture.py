@@ -339,7 +339,9 @@ class Mixture:
         outside = np.flatnonzero(~outside_traces(probe.possible, self, x))
         if len(outside):
             row = jax.tree.map(lambda leaf: np.asarray(leaf)[outside[0]], x)
-            raise ValueError(f"{name} row {outside[0]} is {row}, outside the support of {self.name}")
+            binomial = any(shape.family == "Binomial" for shape in self.observation_shapes.values())
+            says = ": a binomial count is at most its number of trials" if binomial else ""
+            raise ValueError(f"{name} row {outside[0]} is {row}, outside the support of {self.name}{says}")
         return x
 
     def _check_leaf(self, values, address, name):

@@ -5,10 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diagnostics import contract
 from zoo import probe
-from zoo.models.counts import london_deaths
+from zoo.models.counts import betablocker, london_deaths
 from zoo.models.regression import tone
 
 
@@ -40,3 +41,9 @@ def test_the_contract_catches_a_table_that_takes_another_rows_covariate():
     swapped = lambda params, x: slow(params, {**x, "covariates": jnp.roll(x["covariates"], 1)})
     found = contract.table_equals_enumeration(dataclasses.replace(tone(), table=swapped))
     assert not found.holds, found.detail
+
+
+def test_more_deaths_than_patients_are_refused_with_the_reason():
+    x = betablocker().data.x
+    with pytest.raises(ValueError, match="x row 2 is .*: a binomial count is at most its number of trials"):
+        betablocker().check({**x, "x": np.where(np.arange(len(x["x"])) == 2, 94, x["x"])})
