@@ -230,13 +230,13 @@ def stopping(calls):
     return progress
 
 
-KEEPING = ("importance", "importance_joint", "importance_modes", "smc", "em")  # finished parts
+KEEPING = ("importance", "importance_joint", "importance_modes", "smc", "em", "cavi", "advi")  # finished parts
 
 
 @pytest.mark.parametrize(
     "backend",
     [
-        pytest.param(name, marks=() if name in ("gibbs", "cavi", "enumeration") else pytest.mark.slow)
+        pytest.param(name, marks=() if name in ("gibbs", "enumeration") else pytest.mark.slow)
         for name in BACKENDS
         if name not in KEEPING
     ],
