@@ -13,15 +13,20 @@ import pytest
 
 jax.config.update("jax_enable_x64", True)
 
-MOST = 4 * 2**30  # bytes of a worker above which compiled programs are forgotten
+# of a worker, above which compiled programs are forgotten: every program takes both, and where maps run out (65,530 on
+# Linux) the compiler crashes
+MOST_BYTES, MOST_MAPS = 4 * 2**30, 40_000
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def forget_programs():
-    """After a module: a worker of the whole suite otherwise grows to 9 GB of compiled programs."""
+    """After a test: a worker of the whole suite otherwise grows until it dies."""
     yield
-    statm = pathlib.Path("/proc/self/statm")
-    if statm.is_file() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > MOST:
+    own = pathlib.Path("/proc/self")
+    if not own.is_dir():
+        return
+    used = int((own / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if used > MOST_BYTES or (own / "maps").read_bytes().count(b"\n") > MOST_MAPS:
         from inference import loop
 
         loop.forget_programs()
