@@ -13,6 +13,7 @@ import inference
 import zoo
 from diagnostics.calibrate import commit, versions
 from diagnostics.compare import Comparison, compare
+from inference import loop
 
 HEAD = """\
 # Every back end on every model
@@ -88,6 +89,7 @@ def grown(table: dict, names, backends) -> Iterator[dict]:
         cells = {**table.get(name, {"cells": {}})["cells"], **cells_of(comparison, source)}
         table = {**table, name: {"reference": known, "cells": cells}}
         yield table
+        loop.forget_programs()
 
 
 def main(arguments: list[str]) -> None:
