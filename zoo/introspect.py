@@ -3,7 +3,6 @@
 The only file that imports GenJAX's private modules (genjax 0.10.3; `tests/zoo/test_mixture.py` pins what is used).
 """
 
-import contextlib
 import functools
 import inspect
 from collections.abc import Callable
@@ -105,20 +104,6 @@ def sample(gen_fn, args: tuple, key) -> tuple[dict[str, Any], Any]:
         return drawn[name]
 
     return drawn, walk(gen_fn, args, visit)
-
-
-def reached(gen_fn, args: tuple, key) -> dict[str, tuple[str, Any]]:
-    """Family and dtype of every site of `gen_fn(*args)`, name -> both, up to where it fails."""
-    found: dict[str, tuple[str, Any]] = {}
-
-    def visit(name, site, site_args):
-        value = site.simulate(key, site_args).get_retval()
-        found[name] = type(distribution_of(site, site_args)).__name__, value.dtype
-        return value
-
-    with contextlib.suppress(Exception):
-        walk(gen_fn, args, visit)
-    return found
 
 
 def _describe(site, site_args, score) -> Site:

@@ -1,6 +1,5 @@
 """A model from a stranger's file: `path/file.py:NAME`, where NAME is a Mixture or a function that returns one."""
 
-import contextlib
 import importlib.util
 import pathlib
 import sys
@@ -47,42 +46,26 @@ def _described(model, spec):
             says = f"{type(error).__name__}: {text[0] if text else ''}"
             if "GenerativeFunctionClosure" in str(error):
                 says = 'a choice in it, or in what it receives, has no address; write distribution(...) @ "name"'
-            elif part == "observation" and (wrong := _wrong_assignment(model)):
-                says = wrong
+            elif part == "observation" and "Indexer must have integer" in str(error):
+                says = 'it picks a component by a value that is no whole number; write z = categorical(probs=...) @ "z"'
             elif part == "observation" and "missing 1 required positional argument" in str(error):
                 says = "it takes covariates; give Mixture data=Dataset(...) with x = {'x': ..., 'covariates': ...}"
             raise ValueError(f"{spec}: the {part} function cannot be traced: {says}") from None
     if "z" not in model.observation_shapes:
         sites = ", ".join(model.observation_shapes) or "none"
         raise ValueError(f"{spec}: the observation function needs a site 'z' for the assignment; its sites are {sites}")
-    if wrong := _wrong_assignment(model):
-        raise ValueError(f"{spec}: {wrong}")
+    z = model.observation_shapes["z"]
+    if not str(z.dtype).startswith(("int", "bool")):
+        raise ValueError(
+            f"{spec}: the assignment z is of type {z.dtype}, drawn by {z.family or 'a density of its own'}; "
+            'write z = categorical(probs=...) @ "z"'
+        )
     if len(model.observation_shapes) == 1:
         raise ValueError(f'{spec}: the observation function has no site for the value; write distribution(...) @ "x"')
     declared_in = getattr(function_of(model.prior), "__module__", "")
     if model.name in catalogue() and not declared_in.startswith("zoo.models."):
         raise ValueError(f"{spec}: the zoo has a model named {model.name!r}; a name keeps its density, so take another")
     return model
-
-
-def _wrong_assignment(model):
-    """The sentence that z is of a type no component can be picked by, or None; its function may fail after z."""
-    import jax
-
-    from zoo.introspect import reached, sample
-
-    found = {}
-
-    def look(key):
-        params, _ = sample(model.prior, (), key)
-        found.update(reached(model.observation, model._arguments(params, model.covariates_row), key))
-
-    with contextlib.suppress(Exception):
-        jax.eval_shape(look, jax.random.key(0))
-    family, dtype = found.get("z", ("", "int32"))
-    if str(dtype).startswith(("int", "bool")):
-        return None
-    return f"the assignment z is of type {dtype}, drawn by {family}; draw a component with categorical(probs=...)"
 
 
 def _import(file: pathlib.Path):

@@ -104,7 +104,12 @@ def test_a_mistake_makes_the_command_fail(tmp_path, capsys):
     [
         (' @ "z"', "", 'write distribution(...) @ "name"'),
         (' @ "means"', "", 'write distribution(...) @ "name"'),
-        ("categorical(probs=P)", "normal(0.0, 1.0)", "drawn by Normal; draw a component with"),
+        ("categorical(probs=P)", "normal(0.0, 1.0)", "by a value that is no whole number; write z = categorical"),
+        (
+            'categorical(probs=P) @ "z"\n    return normal(params["means"][z]',
+            'normal(np.zeros(()), 1.0) @ "z"\n    return normal(params["means"][0] * z',
+            "the assignment z is of type float64, drawn by Normal; write z = categorical",
+        ),
         (' @ "x"', "", 'write distribution(...) @ "x"'),
         ("def observation(params)", "def observation(params, covariates)", "it takes covariates; give Mixture data="),
     ],
