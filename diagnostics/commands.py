@@ -351,7 +351,7 @@ def _read_for(args, model):
     if set(shapes) == {"x"}:
         names = tuple(model.data.columns) if model.data is not None else ()
         return _read(args, int(np.prod(shapes["x"], dtype=int)), names)
-    return _read(args, 0, keys=shapes, words=model.data.categories if model.data else None)
+    return _read(args, 0, keys=shapes, words=model.categories)
 
 
 def _constants(args) -> dict:

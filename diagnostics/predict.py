@@ -70,9 +70,7 @@ def read(posterior, path, column=None, missing=False) -> dict:
             columns = _in_order(path, names)
         new = dataset.read(path, columns, int(np.prod(shapes["x"], dtype=int)), names=names, missing=True)
     else:
-        new = dataset.read(
-            path, columns, 0, keys=shapes, missing=True, words=model.data.categories if model.data else None
-        )
+        new = dataset.read(path, columns, 0, keys=shapes, missing=True, words=model.categories)
     leaves = new.x if isinstance(new.x, dict) else {"x": new.x}
     raw = dict(new.columns)
     if "covariates" in shapes:

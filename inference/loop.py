@@ -221,8 +221,8 @@ _PROGRAMS: dict = {}  # program and its bytes, one per (function, shapes); funct
 def forget_programs():
     """Frees every compiled program, JAX's own included; what is needed again compiles again.
 
-    A program takes some hundred memory maps, of which Linux gives a process 65,530: a process that runs many models
-    crashes in the compiler without this.
+    A program takes hundreds of memory maps, of which Linux gives a process 65,530, and the compiler has crashed in a
+    process that ran very many.
     """
     _PROGRAMS.clear()
     jax.clear_caches()

@@ -13,8 +13,7 @@ import pytest
 
 jax.config.update("jax_enable_x64", True)
 
-# of a worker, above which compiled programs are forgotten: every program takes both, and where maps run out (65,530 on
-# Linux) the compiler crashes
+# of a worker, above which compiled programs are forgotten: every program takes both, and Linux gives 65,530 maps
 MOST_BYTES, MOST_MAPS = 4 * 2**30, 40_000
 
 

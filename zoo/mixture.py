@@ -99,6 +99,11 @@ class Mixture:
             raise ValueError(f"{self.name} has several arrays of covariates: give its data from Python, as a dict")
         return shapes if self.covariates_row is None else {**shapes, "covariates": np.shape(self.covariates_row)}
 
+    @property
+    def categories(self) -> dict[str, tuple[str, ...]]:
+        """What the codes 0, 1, ... of a column of the data mean, by its name; empty without data."""
+        return self.data.categories if self.data is not None else {}
+
     def covariates(self, n: int):
         """n rows of the data's covariates, from the first on and as often as it takes; None for a model without."""
         if self.data is None or self.covariates_row is None:
@@ -328,7 +333,7 @@ class Mixture:
         """A pandas object as data: the columns called as the features of the model's data are, else all, in order."""
         table, shapes = tables.of_frame(frame), self.data_shapes
         if set(shapes) != {"x"}:
-            return of_table(table, name, keys=shapes, words=self.data.categories if self.data else None, where=name)
+            return of_table(table, name, keys=shapes, words=self.categories, where=name)
         features = tuple(self.data.columns) if self.data is not None else ()
         return of_table(table, name, (), int(np.prod(shapes["x"], dtype=int)), names=features, where=name)
 
@@ -340,7 +345,7 @@ class Mixture:
         if len(outside):
             row = jax.tree.map(lambda leaf: np.asarray(leaf)[outside[0]], x)
             binomial = any(shape.family == "Binomial" for shape in self.observation_shapes.values())
-            says = ": a binomial count is at most its number of trials" if binomial else ""
+            says = ": a binomial count is from 0 to its number of trials" if binomial else ""
             raise ValueError(f"{name} row {outside[0]} is {row}, outside the support of {self.name}{says}")
         return x
 

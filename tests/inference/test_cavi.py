@@ -158,8 +158,8 @@ def test_a_rule_that_does_not_fit_the_model_is_reported(monkeypatch):
     assert "a conjugate rule does not fit the joint density; do not trust this result" in said
 
 
-def test_ctrl_c_keeps_the_restarts_that_had_ended():
-    def stop(done, total):
+def test_ctrl_c_keeps_the_restarts_that_had_ended(monkeypatch):
+    def stop(*_):
         raise KeyboardInterrupt
 
     part = fit(MODELS["bento"], "cavi", seed=1, progress=stop)
@@ -168,6 +168,9 @@ def test_ctrl_c_keeps_the_restarts_that_had_ended():
     np.testing.assert_array_equal(
         part.params["means"], fit(MODELS["bento"], "cavi", seed=1, num_restarts=4).params["means"]
     )
+    monkeypatch.setattr(cavi.loop, "compiled", stop)
+    with pytest.raises(KeyboardInterrupt, match="before a restart had ended: nothing is kept"):
+        fit(MODELS["bento"], "cavi", seed=1)
 
 
 def test_it_says_that_it_approximates_and_what_is_wrong_with_a_run():

@@ -45,5 +45,5 @@ def test_the_contract_catches_a_table_that_takes_another_rows_covariate():
 
 def test_more_deaths_than_patients_are_refused_with_the_reason():
     x = betablocker().data.x
-    with pytest.raises(ValueError, match="x row 2 is .*: a binomial count is at most its number of trials"):
+    with pytest.raises(ValueError, match="x row 2 is .*: a binomial count is from 0 to its number of trials"):
         betablocker().check({**x, "x": np.where(np.arange(len(x["x"])) == 2, 94, x["x"])})
