@@ -81,7 +81,8 @@ def new(args) -> int:
 def simulate(args) -> int:
     """`zoo simulate`: observations at one prior draw as CSV; their assignments beside them, the parameters above.
 
-    Covariates are those of the model's data, over and over.
+    Covariates are those of the model's data, over and over. Columns of a model whose data are standardised are in the
+    units of the file that those were read from, as `zoo fit --data` takes them; parameters are not.
     """
     prepare("float64")
     hush()
@@ -96,18 +97,21 @@ def simulate(args) -> int:
     named = columns.of_arrays(x if isinstance(x, dict) else {"x": x})
     if model.data is not None and len(model.data.columns) == len(named) and not isinstance(x, dict):
         named = dict(zip(model.data.columns, named.values(), strict=True))
+    named |= {column: named[column] * sd + mean for column, (mean, sd) in model.scales.items()}
     if args.out is not None:
         with open(args.out, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow([*named, "assignment"])
             writer.writerows(zip(*(leaf.tolist() for leaf in named.values()), assignments.tolist(), strict=True))
     shown = {name: leaf.tolist() for name, leaf in params.items()}
+    standardized = {column: {"mean": mean, "sd": sd} for column, (mean, sd) in model.scales.items()}
     if args.json:
-        found = {"schema": 1, "model": model.name, "seed": args.seed, "params": shown}
+        found = {"schema": 1, "model": model.name, "seed": args.seed, "params": shown, "standardized": standardized}
         found |= {"x": {name: leaf.tolist() for name, leaf in named.items()}, "assignments": assignments.tolist()}
         print(json.dumps(found, indent=1))
     elif args.out is not None:
-        print(f"{args.out}: {args.n} rows of {', '.join(named)} from {model.name}; params {json.dumps(shown)}")
+        of = " of the standardised columns" if standardized else ""
+        print(f"{args.out}: {args.n} rows of {', '.join(named)} from {model.name}; params{of} {json.dumps(shown)}")
     else:
         print(",".join([*named, "assignment"]))
         for row in zip(*(leaf.tolist() for leaf in named.values()), assignments.tolist(), strict=True):

@@ -49,6 +49,7 @@ def entry(name: str, build) -> dict:
             "features": list(data.columns),
             "array": not isinstance(data.x, dict),
             "units": data.units,
+            "standardized": data.standardized,
             "source": data.source,
             "licence": data.licence,
             "sha256": data.sha256,

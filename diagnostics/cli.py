@@ -175,7 +175,12 @@ def build_command(name: str, parser: Parser | None = None) -> Parser:
     add("--column", metavar="NAME[,NAME]", help="the columns of FILE to take")
     add("--frequency", metavar="NAME", help="the column of FILE that says how often each row was observed")
     add("--units", metavar="TEXT", help="the units of FILE, for the record and the axes")
-    add("--standardize", action="store_true", help="give each column of FILE the mean 0 and the standard deviation 1")
+    add(
+        "--standardize",
+        action=argparse.BooleanOptionalAction,
+        help="give each column of FILE the mean 0 and the standard deviation 1; default: take out what the model's own "
+        "data had taken out, where that is standardised",
+    )
     if name == "fit":
         add("--backend", metavar="NAME", default="gibbs", help="default: gibbs")
         add("--resume", metavar="RUN.nc", help="go on with a saved run of chains: interrupted, or to more --draws")

@@ -241,7 +241,11 @@ def _run(args, backends, resume=None):
     if args.data is None:
         _needs_data(args)
     early = args.data is not None and entry and entry["data"]["array"]
-    data = _read(args, entry["num_features"], entry["data"]["features"]) if early else None
+    data = None
+    if early:
+        own = entry["data"]
+        scales = {column: tuple(pair) for column, pair in own["standardized"].items()}
+        data = _read(args, entry["num_features"], model=args.name, names=own["features"], scales=scales)
     prepare(args.precision)
     hush()
     model = chosen_model(args, constants)
@@ -330,16 +334,15 @@ def _needs_data(args):
         "standardize": "changes columns",
     }
     for flag, does in says.items():
-        if getattr(args, flag):
+        if getattr(args, flag) is not None:
             raise ValueError(f"--{flag} {does} of --data, which is not given")
 
 
-def _read(args, num_features, names=(), keys=None, words=None):
+def _read(args, num_features, **options):
     from zoo import dataset
 
     columns = tuple(name.strip() for name in args.column.split(",")) if args.column else ()
-    options = {"names": names, "keys": keys, "words": words, "frequency": args.frequency}
-    options |= {"units": args.units or "", "standardize": args.standardize}
+    options |= {"frequency": args.frequency, "units": args.units or "", "standardize": args.standardize}
     return dataset.read(args.data, columns, num_features, **options)
 
 
@@ -350,8 +353,8 @@ def _read_for(args, model):
     shapes = model.data_shapes
     if set(shapes) == {"x"}:
         names = tuple(model.data.columns) if model.data is not None else ()
-        return _read(args, int(np.prod(shapes["x"], dtype=int)), names)
-    return _read(args, 0, keys=shapes, words=model.categories)
+        return _read(args, int(np.prod(shapes["x"], dtype=int)), model=model.name, names=names, scales=model.scales)
+    return _read(args, 0, model=model.name, keys=shapes, words=model.categories, scales=model.scales)
 
 
 def _constants(args) -> dict:

@@ -406,18 +406,20 @@ def _graph(model, num_observations) -> list[str]:
         return []
 
 
-def _reading(data) -> list[str]:
-    """The options that read a user's file as it was read."""
+def _reading(data, scales) -> list[str]:
+    """The options that read a user's file as it was read; `scales` are those of the model's own data."""
     is_file = pathlib.PurePath(data["source"]).stem == data["name"]
     words = [f"--data {shlex.quote(data['source']) if is_file else 'FILE.csv'}"]
     if data["columns"]:
         words.append(f"--column {shlex.quote(','.join(data['columns']))}")
     if data["variant"].startswith(PER_UNIT):
         words.append(f"--frequency {shlex.quote(data['variant'].removeprefix(PER_UNIT))}")
-    if data["standardized"]:
-        words.append("--standardize")
-    elif data["units"]:
-        words.append(f"--units {shlex.quote(data['units'])}")
+    taken = [(one["mean"], one["sd"]) for one in data["standardized"].values()]
+    if taken != list(scales.values()):
+        words.append("--standardize" if taken else "--no-standardize")
+    units = data["units"].removeprefix("standardised").removeprefix(", from ") if taken else data["units"]
+    if units:
+        words.append(f"--units {shlex.quote(units)}")
     return words
 
 
@@ -433,7 +435,7 @@ def command(comparison) -> str:
         value = value.replace("(", "[").replace(",)", "]").replace(")", "]")
         words.append(f"--set {name}={value}")
     if comparison.data.get("name") != getattr(comparison.model.data, "name", None):
-        words += _reading(comparison.data)
+        words += _reading(comparison.data, comparison.model.scales)
     ran = [name for name, entry in comparison.backends.items() if entry["status"] != "refused"]
     if list(comparison.backends) != [name for name, (_, _, default) in inference.TABLE.items() if default]:
         words.append(f"--backends {','.join(ran)}")

@@ -211,10 +211,12 @@ def of_table(
     columns: tuple[str, ...] = (),
     num_features: int = 1,
     *,
+    model: str = "the model",
     names: tuple[str, ...] = (),
     keys: dict[str, tuple[int, ...]] | None = None,
     frequency: str | None = None,
-    standardize: bool = False,
+    standardize: bool | None = None,
+    scales: dict[str, tuple[float, float]] | None = None,
     missing: bool = False,
     words: dict[str, tuple[str, ...]] | None = None,
     units: str = "",
@@ -226,11 +228,13 @@ def of_table(
     `columns` names those to take, in this order; without it they are `names`, the features that the model's own data
     have, where the table has them all (in any order, in capitals or not), else all there are. `keys` asks for a dict:
     key -> shape of one row, taken from the column "key" or the columns "key[0]", "key[1]", ..., or from `columns`
-    given in that order. `frequency` is a column that says how often to repeat each row. `standardize` makes each
-    column's mean 0 and its standard deviation (divisor N) 1, and records both. `missing` keeps missing entries, as NaN.
-    `words`: key -> words of its categories, which stand for 0, 1, ....
-    Raises ValueError with one sentence for an unknown column, the wrong number of columns, and entries that are not
-    finite numbers.
+    given in that order. `frequency` is a column that says how often to repeat each row. `scales`: column -> mean and sd
+    that the model's own data were standardised by, which are taken out of the columns of these names. `standardize`
+    True makes each column's mean 0 and its standard deviation (divisor N) 1 instead; False leaves columns as they are.
+    What was taken out is recorded. `missing` keeps missing entries, as NaN. `words`: key -> words of its categories,
+    which stand for 0, 1, ....
+    Raises ValueError with one sentence for an unknown column, the wrong number of columns, entries that are not finite
+    numbers, and an array whose columns are not those of `scales`.
     """
     if frequency is not None:
         table = _repeated(table, frequency, where)
@@ -239,7 +243,7 @@ def of_table(
         under = tuple(column for own in wanted.values() for column in own)
         chosen = tuple(columns) or under
         if len(chosen) != len(under):
-            raise ValueError(f"{len(chosen)} columns are named ({', '.join(chosen)}); {name} takes {', '.join(under)}")
+            raise ValueError(f"{len(chosen)} columns are named ({', '.join(chosen)}); {model} takes {', '.join(under)}")
     else:
         under = chosen = tuple(columns) or _by_name(table, names) or tuple(table)
     twice = next((column for column in chosen if chosen.count(column) > 1), None)
@@ -247,7 +251,7 @@ def of_table(
         raise ValueError(f"column {twice!r} is asked for twice; name each column once")
     for column in chosen:
         if column not in table:
-            needs = f"; {name} needs {', '.join(under)}, or columns chosen in that order" if keys is not None else ""
+            needs = f"; {model} needs {', '.join(under)}, or --column with others in that order" if keys else ""
             raise ValueError(f"{where} has no column {column!r}: {nearest(column, table)}{needs}")
     if keys is None and len(chosen) != num_features:
         raise ValueError(
@@ -259,7 +263,16 @@ def of_table(
         new: tables.column(table, old, where, missing, words.get(new, ()))
         for new, old in zip(under, chosen, strict=True)
     }
-    standardized = {}
+    standardized: dict[str, tuple[float, float]] = {}
+    if scales and standardize is None:
+        if keys is None and [column.lower() for column in chosen] != [column.lower() for column in scales]:
+            raise ValueError(
+                f"{where}: the priors of {model} are for standardised columns, {', '.join(scales)}, and these are "
+                f"{', '.join(chosen)}; give them those names to have the same mean and sd taken out, or say "
+                "--standardize (by their own), or --no-standardize (as they are; from Python, give an array)"
+            )
+        standardized = dict(zip(under, scales.values(), strict=True)) if keys is None else scales
+        values |= {column: (values[column] - mean) / sd for column, (mean, sd) in standardized.items()}
     if standardize:
         for column, array in values.items():
             if array.min() == array.max():
@@ -274,7 +287,7 @@ def of_table(
         name=name,
         x=x,
         feature_names=() if keys is not None else chosen,
-        units=", from ".join(filter(None, ("standardised", units))) if standardize else units,
+        units=", from ".join(filter(None, ("standardised", units))) if standardized else units,
         source=source,
         variant=f"{PER_UNIT}{frequency}" if frequency is not None else "",
         standardized=standardized,

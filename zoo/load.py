@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 from zoo import catalogue, nearest
+from zoo.introspect import function_of
 
 
 def load(spec: str, **constants):
@@ -36,8 +37,6 @@ def load(spec: str, **constants):
 
 def _described(model, spec):
     """The model, once its two functions were traced: a stranger's mistake in them is told here, in one sentence."""
-    from zoo.introspect import function_of
-
     for part, look in (("prior", lambda: model.param_shapes), ("observation", lambda: model.observation_shapes)):
         try:
             look()
@@ -62,10 +61,19 @@ def _described(model, spec):
         )
     if len(model.observation_shapes) == 1:
         raise ValueError(f'{spec}: the observation function has no site for the value; write distribution(...) @ "x"')
-    declared_in = getattr(function_of(model.prior), "__module__", "")
-    if model.name in catalogue() and not declared_in.startswith("zoo.models."):
+    if model.name.partition("[")[0] in catalogue() and not _of_the_zoo(model):
         raise ValueError(f"{spec}: the zoo has a model named {model.name!r}; a name keeps its density, so take another")
     return model
+
+
+def _of_the_zoo(model) -> bool:
+    """Whether a model with a name of the zoo is the zoo's: itself, or with constants one whose functions are."""
+    import zoo
+
+    if "[" not in model.name:
+        return model is zoo.MODELS[model.name]
+    functions = (function_of(model.prior), function_of(model.observation))
+    return all(getattr(function, "__module__", "").startswith("zoo.models.") for function in functions)
 
 
 def _import(file: pathlib.Path):

@@ -83,6 +83,12 @@ class Mixture:
         """Dtype of the site z: int32 for a categorical, bool for a flip."""
         return self.observation_shapes["z"].dtype
 
+    @property
+    def num_assignments(self) -> int | None:
+        """How many values the site z has, where its distribution says so."""
+        z = self.observation_shapes["z"]
+        return 2 if z.family == "Bernoulli" or z.dtype == bool else z.num_categories
+
     @functools.cached_property
     def covariates_row(self):
         """The first row of the data's covariates, or None: what shape inference and probing stand on."""
@@ -103,6 +109,11 @@ class Mixture:
     def categories(self) -> dict[str, tuple[str, ...]]:
         """What the codes 0, 1, ... of a column of the data mean, by its name; empty without data."""
         return self.data.categories if self.data is not None else {}
+
+    @property
+    def scales(self) -> dict[str, tuple[float, float]]:
+        """Mean and sd that the model's data were standardised by, by their column; its priors are for such columns."""
+        return self.data.standardized if self.data is not None else {}
 
     def covariates(self, n: int):
         """n rows of the data's covariates, from the first on and as often as it takes; None for a model without."""
@@ -291,7 +302,12 @@ class Mixture:
         """
         if tables.is_frame(x):
             x = self.of_frame(x, name).x
-        names = self._observation_names
+        names, choices = self._observation_names, self.num_assignments
+        if choices not in (None, self.num_components):
+            raise ValueError(
+                f"{self.name}: num_components is {self.num_components}, but its assignment z is one of {choices}; "
+                "the two should be the same"
+            )
         if set(names) == {"x"} and not isinstance(x, dict):
             return self._check_density(self._check_leaf(x, "x", name), name)
         if not isinstance(x, dict):
@@ -332,22 +348,38 @@ class Mixture:
     def of_frame(self, frame, name: str = "x") -> Dataset:
         """A pandas object as data: the columns called as the features of the model's data are, else all, in order."""
         table, shapes = tables.of_frame(frame), self.data_shapes
+        options: dict[str, Any] = {"model": self.name, "scales": self.scales, "where": name}
         if set(shapes) != {"x"}:
-            return of_table(table, name, keys=shapes, words=self.categories, where=name)
+            return of_table(table, name, keys=shapes, words=self.categories, **options)
         features = tuple(self.data.columns) if self.data is not None else ()
-        return of_table(table, name, (), int(np.prod(shapes["x"], dtype=int)), names=features, where=name)
+        return of_table(table, name, (), int(np.prod(shapes["x"], dtype=int)), names=features, **options)
 
     def _check_density(self, x, name):
-        """`x`, or ValueError for a row that no component can produce; asked only of the families in _ASKED."""
-        if not any(shape.family in _ASKED for address, shape in self.observation_shapes.items() if address != "z"):
-            return x
-        outside = np.flatnonzero(~outside_traces(probe.possible, self, x))
-        if len(outside):
-            row = jax.tree.map(lambda leaf: np.asarray(leaf)[outside[0]], x)
-            binomial = any(shape.family == "Binomial" for shape in self.observation_shapes.values())
-            says = ": a binomial count is from 0 to its number of trials" if binomial else ""
-            raise ValueError(f"{name} row {outside[0]} is {row}, outside the support of {self.name}{says}")
+        """`x`, or ValueError for a row that no component can produce; asked where values alone do not tell."""
+        families = {shape.family for address, shape in self.observation_shapes.items() if address != "z"}
+        if families & probe.WITH_TRIALS:
+            self._check_trials(x, name)
+        if families & _ASKED or self.whole_sites:
+            outside = np.flatnonzero(~outside_traces(probe.possible, self, x))
+            if len(outside):
+                raise ValueError(f"{_row(name, x, outside[0])}, outside the support of {self.name}")
         return x
+
+    def _check_trials(self, x, name):
+        """ValueError for numbers of trials that are none, and for counts that do not fit them."""
+        for address, trials in outside_traces(probe.trials, self, x).items():
+            wrong = np.flatnonzero(((trials < 0) | (trials != np.floor(trials))).any(axis=1))
+            if len(wrong):
+                says = f"has {trials[wrong[0]].max():g} trials of {address}; trials are 0, 1, 2, ..."
+                raise ValueError(f"{_row(name, x, wrong[0])}, which {says}")
+            counts = np.asarray(x[address] if isinstance(x, dict) else x)
+            several = counts.ndim > 1
+            fits = (counts.sum(axis=1)[:, None] == trials) if several else (counts[:, None] <= trials)
+            wrong = np.flatnonzero(~fits.any(axis=1))
+            if len(wrong):
+                must = "counts of a row sum to" if several else "a count is from 0 to"
+                says = f"outside the support of {self.name}: {must} its number of trials, {trials[wrong[0]].max():g}"
+                raise ValueError(f"{_row(name, x, wrong[0])}, {says}")
 
     def _check_leaf(self, values, address, name):
         try:
@@ -373,6 +405,8 @@ class Mixture:
         if len(huge):
             raise ValueError(f"{name} row {huge[0]} is {values[huge[0]]}: its density underflows; rescale the data")
         outside = self.outside_support(floats, address)
+        if not len(outside) and address in self.whole_sites:
+            outside = np.flatnonzero((floats != np.floor(floats)).reshape(len(floats), -1).any(axis=1))
         if len(outside):
             says = f"{name} row {outside[0]} is {values[outside[0]]}, outside the support of {self.name}"
             raise ValueError(f"{says}: {self._needs(address)}")
@@ -381,7 +415,8 @@ class Mixture:
     def outside_support(self, values, address="x"):
         """Indices of the rows of float `values` (N, ...) that the family of the site `address` cannot produce.
 
-        Host side; families that are not listed here have no such rows (`check` asks their density).
+        Host side; families that are not listed here have no such rows (`check` asks them by `whole_sites`, and their
+        density).
         """
         family, num_categories = self.observation_shapes[address][2:]
         if family == "Bernoulli":
@@ -399,6 +434,12 @@ class Mixture:
             return np.flatnonzero(((values <= 0) | (values >= 1)).reshape(len(values), -1).any(axis=1))
         return np.array([], int)
 
+    @functools.cached_property
+    def whole_sites(self) -> frozenset[str]:
+        """The sites that take whole numbers, probed: of families that are not known here. Host side."""
+        families = {shape.family for address, shape in self.observation_shapes.items() if address != "z"}
+        return frozenset() if families <= _KNOWN else outside_traces(probe.whole_sites, self)
+
     def _needs(self, address) -> str:
         """What the values of the site `address` are, for a reader who gave others."""
         family, num_categories = self.observation_shapes[address][2:]
@@ -407,7 +448,7 @@ class Mixture:
         for families, says in _SAYS:
             if family in families:
                 return says
-        return ""
+        return "its values are whole numbers"
 
 
 class Shape(NamedTuple):
@@ -437,7 +478,9 @@ _SAYS = (
     ({"VonMises"}, "angles are radians from -pi to pi"),
 )
 # families with a support of their own, whatever the parameters, that the density itself is asked about
-_ASKED = {"Binomial", "Chi2", "Gamma", "HalfCauchy", "HalfNormal", "HalfStudentT", "Weibull"}
+_ASKED = {"Chi2", "Gamma", "HalfCauchy", "HalfNormal", "HalfStudentT", "Weibull"}
+_LINE = {"Cauchy", "Laplace", "Logistic", "MultivariateNormalDiag", "MultivariateNormalFullCovariance", "Normal"}
+_KNOWN = _COUNTS | _POSITIVE | _NONNEGATIVE | _UNIT | _ASKED | _LINE | {"StudentT", "VonMises"}
 
 
 def permutations(num_components: int) -> np.ndarray:
@@ -551,6 +594,11 @@ def _address(name: str) -> tuple[str, ...]:
 def _choices(values: dict[str, Any]) -> ChoiceMap:
     nested = {(_address(k) if "." in k else k): jnp.asarray(v) for k, v in values.items()}
     return ChoiceMap.d(nested)
+
+
+def _row(name, x, n) -> str:
+    """Row n of `x` for a sentence, as people count and as it is."""
+    return f"{name} row {n} is {jax.tree.map(lambda leaf: np.asarray(leaf)[n], x)}"
 
 
 def num_observations(x) -> int:

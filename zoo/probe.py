@@ -12,6 +12,7 @@ import numpy as np
 
 from zoo import introspect
 
+WITH_TRIALS = {"Binomial", "BetaBinomial", "Multinomial", "DirichletMultinomial"}
 NUM_ROWS = 4  # observations in the probe
 NUM_DRAWS = 256  # of the prior; the number that `inference.space` draws, so that one program serves both
 
@@ -119,6 +120,47 @@ def _possible(model):
         return jax.vmap(one)(draws).any(axis=0) if draws else one({})
 
     return jax.jit(program)
+
+
+def whole_sites(model) -> frozenset[str]:
+    """The sites of the observation whose every value is a whole number, in 4 observations at each of 16 prior draws.
+
+    Values that are all alike say nothing: a density may underflow to 0. Compiles one small program.
+    """
+    draws = {name: leaf[:16] for name, leaf in model.prior_draws(jax.random.key(5), NUM_DRAWS).items()}
+
+    @jax.jit
+    @jax.vmap
+    def program(params, key):
+        x = draw_observations(model, params, key)[1]
+        return x if isinstance(x, dict) else {"x": x}
+
+    drawn = {name: np.asarray(leaf) for name, leaf in program(draws, jax.random.split(jax.random.key(17), 16)).items()}
+    drawn.pop("covariates", None)
+    whole = lambda leaf: np.array_equal(leaf, np.floor(leaf)) and np.abs(leaf).max() < 2**20 and np.ptp(leaf) > 0
+    return frozenset(name for name, leaf in drawn.items() if whole(leaf))
+
+
+def trials(model, x) -> dict[str, np.ndarray]:
+    """Site -> the number of trials that row n has in component k, (N, K), where parameters have no say in it."""
+    draws = {name: leaf[:2] for name, leaf in model.prior_draws(jax.random.key(5), NUM_DRAWS).items()}
+    given = x if isinstance(x, dict) else {"x": x}
+    observed = {name: jnp.asarray(leaf) for name, leaf in given.items() if name != "covariates"}
+
+    def cell(params, k, x_n, c_n):
+        sites = model.observation_sites(params, k, x_n, c_n)
+        return {name: site.parameters["total_count"] for name, site in sites.items() if site.family in WITH_TRIALS}
+
+    rows = jax.vmap(cell, in_axes=(None, None, 0, 0))
+    table = jax.vmap(rows, in_axes=(None, 0, None, None), out_axes=1)
+    both = (
+        jax.vmap(table, in_axes=(0, None, None, None))
+        if draws
+        else lambda *a: jax.tree.map(lambda t: t[None], table(*a))
+    )
+    covariates = jax.tree.map(jnp.asarray, given.get("covariates"))
+    found = jax.tree.map(np.asarray, jax.jit(both)(draws, jnp.arange(model.num_components), observed, covariates))
+    return {name: pair[0] for name, pair in found.items() if np.array_equal(pair[0], pair[-1])}
 
 
 def draw_observations(model, params, key, n=NUM_ROWS):

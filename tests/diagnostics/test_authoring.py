@@ -2,8 +2,11 @@
 
 import json
 
+import jax
 import numpy as np
+import pandas as pd
 import pytest
+from numpy.testing import assert_allclose
 
 from diagnostics import authoring, contract
 from diagnostics.cli import main
@@ -130,12 +133,25 @@ def test_a_file_that_exits_is_told_and_one_may_import_its_neighbour(tmp_path):
     assert load(f"{tmp_path / 'mine.py'}:model").name == "mine"
 
 
+NAMES = """
+import dataclasses
+import zoo
+own = zoo.MODELS['bento']
+wide = zoo.MODELS.builder('bento')(scale=25)
+changed = dataclasses.replace(own, observation=observation)
+disguised = dataclasses.replace(wide, prior=prior)
+"""
+
+
 def test_a_model_of_ones_own_with_a_name_of_the_zoo_is_refused_and_the_zoos_own_is_not(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text(GOOD.replace('name="mine"', 'name="bento"') + "import zoo\nown = zoo.MODELS['bento']\n")
+    file.write_text(GOOD.replace('name="mine"', 'name="bento"') + NAMES)
     with pytest.raises(ValueError, match="the zoo has a model named 'bento'; a name keeps its density"):
         load(f"{file}:model")
-    assert load(f"{file}:own").name == "bento"
+    for other in ("changed", "disguised"):
+        with pytest.raises(ValueError, match="the zoo has a model named 'bento"):
+            load(f"{file}:{other}")
+    assert load(f"{file}:own").name == "bento" and load(f"{file}:wide").name == "bento[scale=25.0]"
 
 
 def test_every_identity_has_its_sentence():
@@ -196,6 +212,17 @@ def test_covariates_of_the_data_serve_a_simulation(capsys):
     head, *rows = capsys.readouterr().out.split()
     assert head == "covariates,x,assignment" and len(rows) == 200
     assert [float(row.split(",")[0]) for row in rows] == np.resize(MODELS["tone"].data.x["covariates"], 200).tolist()
+
+
+def test_simulated_columns_are_in_the_units_of_the_file_that_the_models_data_were_read_from(tmp_path, capsys):
+    path, model = tmp_path / "x.csv", MODELS["faithful_spherical"]
+    assert main(["simulate", "faithful_spherical", "-n", "40", "--seed", "3", "--out", str(path)]) == 0
+    assert "eruptions, waiting from faithful_spherical; params of the standardised columns" in capsys.readouterr().out
+    drawn = model.simulate(jax.random.key(3), 40)[2]
+    back = model.of_frame(pd.read_csv(path)[["waiting", "eruptions"]])
+    assert_allclose(back.x, drawn, rtol=1e-12)
+    means, sds = np.array(list(model.data.standardized.values())).T
+    assert_allclose(pd.read_csv(path)[["eruptions", "waiting"]], drawn * sds + means, rtol=1e-12)
 
 
 def test_simulated_data_come_back_with_their_assignments(tmp_path, capsys):

@@ -8,6 +8,7 @@ import types
 import numpy as np
 import pytest
 
+import zoo
 from diagnostics import cli, commands, tables
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -253,6 +254,22 @@ def test_how_a_users_file_was_read_is_in_the_result(tmp_path, capsys):
     mean, sd = (3 * 0.35 + 4 * 0.5) / 7, 0.15 * np.sqrt(12) / 7
     assert found["units"] == "standardised"
     assert found["standardized"] == {"kilos": {"mean": pytest.approx(mean), "sd": pytest.approx(sd)}}
+
+
+def test_a_users_file_is_standardised_as_the_models_own_data_are_or_it_is_asked_for(tmp_path, capsys):
+    own = tmp_path / "geyser.csv"
+    assert cli.main(["data", "faithful", "--out", str(own)]) == 0
+    line = f"fit faithful_spherical --backend em --json --option num_restarts=4 --data {own}"
+    capsys.readouterr()
+    assert cli.main(line.split()) == 0
+    found = json.loads(capsys.readouterr().out)
+    scales = zoo.MODELS["faithful_spherical"].data.standardized
+    assert found["data"]["standardized"] == {name: {"mean": m, "sd": sd} for name, (m, sd) in scales.items()}
+    own.write_text(own.read_text().replace("eruptions", "minutes"))
+    assert cli.main(line.split()) == 2
+    err = capsys.readouterr().err
+    assert "the priors of faithful_spherical are for standardised columns, eruptions, waiting, and these are" in err
+    assert cli.parse([*line.split(), "--no-standardize"]).standardize is False
 
 
 def test_a_model_from_a_file_is_compared_like_the_zoos(tmp_path, capsys):

@@ -257,6 +257,7 @@ def test_a_users_file_is_described_and_the_command_reads_it_as_it_was_read(tmp_p
     found = compare(bento(), ["enumeration"], data)
     args = cli.parse(shlex.split(report.command(found))[1:])
     assert (args.data, args.column, args.frequency, args.standardize) == ("lunch.csv", "kilos", "times", True)
+    assert "standardize" not in report.command(compare(bento(), ["enumeration"], bento().data.x[:5]))
     text = Reader(report.render(found)).text
     assert "lunch (a row per unit of times), N = 7, D = 1; kilos (standardised)" in text
     assert "kilos: mean 0.435714, standard deviation 0.0742307" in text

@@ -45,5 +45,13 @@ def test_the_contract_catches_a_table_that_takes_another_rows_covariate():
 
 def test_more_deaths_than_patients_are_refused_with_the_reason():
     x = betablocker().data.x
-    with pytest.raises(ValueError, match="x row 2 is .*: a binomial count is from 0 to its number of trials"):
+    with pytest.raises(ValueError, match="x row 2 is .*: a count is from 0 to its number of trials, 93"):
         betablocker().check({**x, "x": np.where(np.arange(len(x["x"])) == 2, 94, x["x"])})
+
+
+def test_trials_that_are_no_whole_numbers_are_refused():
+    x = betablocker().data.x
+    for trials in (10.5, -3.0):
+        covariates = np.where(np.arange(len(x["x"])) == 2, trials, x["covariates"])
+        with pytest.raises(ValueError, match=f"x row 2 is .* has {trials:g} trials of x; trials are 0, 1, 2, ..."):
+            betablocker().check({**x, "covariates": covariates})

@@ -133,7 +133,7 @@ def test_a_dict_is_gathered_from_columns_by_its_keys():
     assert x["y"].tolist() == [0, 1, 2] and x["covariates"].tolist() == [[1, 0]] * 3
     data = Dataset(name="mine", x=x)
     assert list(data.columns) == list(table) and data.num_observations == 3
-    with pytest.raises(ValueError, match=r"no column 'covariates': .* needs y, covariates, or columns chosen in that"):
+    with pytest.raises(ValueError, match=r"no column 'covariates': .* needs y, covariates, or --column with others in that"):
         of_table(table, "mine", keys={"y": (), "covariates": ()})
 
 
@@ -142,7 +142,7 @@ def test_columns_under_other_names_are_taken_in_the_order_of_the_keys():
     data = of_table(table, "mine", ("size", "age"), keys={"y": (), "covariates": ()}, standardize=True)
     assert data.x["y"].tolist() == data.x["covariates"].tolist() == [-1, 1]
     assert data.standardized == {"y": (6.0, 1.0), "covariates": (2.0, 1.0)}
-    with pytest.raises(ValueError, match=r"1 columns are named \(size\); mine takes y, covariates"):
+    with pytest.raises(ValueError, match=r"1 columns are named \(size\); the model takes y, covariates"):
         of_table(table, "mine", ("size",), keys={"y": (), "covariates": ()})
     with pytest.raises(ValueError, match="no column 'sice': did you mean 'size'"):
         of_table(table, "mine", ("sice", "age"), keys={"y": (), "covariates": ()})

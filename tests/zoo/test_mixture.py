@@ -1,5 +1,7 @@
 """The declaration: what follows from it, and what it refuses."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +25,8 @@ from genjax import (
 from numpy.testing import assert_allclose
 
 from zoo import MODELS, Dataset, introspect
+from zoo.dataset import shipped
+from zoo.distributions import beta_binomial, multinomial
 from zoo.load import load
 from zoo.mixture import Mixture
 from zoo.models.bento import bento, bento_full, bento_known
@@ -92,6 +96,13 @@ def test_check_refuses_bad_data_in_a_sentence(x, sentence):
         (lambda u: exponential(u), -1.0),
         (lambda u: beta(1.0, u), 1.5),
         (lambda u: half_normal(u), -2.0),
+        (lambda u: beta_binomial(total_count=10.0, concentration1=9 * u, concentration0=5.0), 2.5),
+        (lambda u: beta_binomial(total_count=10.0, concentration1=9 * u, concentration0=5.0), 11.0),
+        (lambda u: beta_binomial(total_count=10.0, concentration1=9 * u, concentration0=5.0), -1.0),
+        (lambda u: multinomial(total_count=9.0, probs=jnp.array([u, 1 - u])), [4.5, 4.5]),
+        (lambda u: multinomial(total_count=9.0, probs=jnp.array([u, 1 - u])), [4.0, 4.0]),
+        (lambda u: switch(poisson, poisson)(0, (9 * u,), (jnp.ones(()),)), 1.5),
+        (lambda u: switch(poisson, poisson)(0, (9 * u,), (jnp.ones(()),)), -1.0),
     ],
 )
 def test_a_value_outside_the_support_is_refused_in_a_sentence(site, bad):
@@ -109,6 +120,24 @@ def test_a_value_outside_the_support_is_refused_in_a_sentence(site, bad):
     model.check(good)
     with pytest.raises(ValueError, match="row 1 is .* outside the support of m"):
         model.check(np.array([good[0], bad]))
+
+
+def test_an_assignment_of_another_number_of_values_than_components_is_told():
+    for wrong in (dataclasses.replace(bento(), num_components=3), dataclasses.replace(coffee(), num_components=2)):
+        with pytest.raises(ValueError, match=r"num_components is \d, but its assignment z is one of \d; the two"):
+            wrong.check(wrong.data.x)
+
+
+def test_columns_of_these_names_have_the_mean_and_sd_taken_out_that_the_models_own_data_had():
+    model, raw = MODELS["thyroid"], shipped("thyroid")
+    frame = pd.DataFrame(raw.x, columns=[name.upper() for name in raw.feature_names])
+    assert_allclose(model.check(frame), model.data.x, rtol=1e-12)
+    first = model.of_frame(frame.iloc[:9, ::-1])  # in any order; by the model's mean and sd, not their own
+    assert_allclose(first.x, model.data.x[:9], rtol=1e-12)
+    assert list(first.standardized.values()) == list(model.data.standardized.values())
+    assert first.units == "standardised"
+    with pytest.raises(ValueError, match="the priors of thyroid are for standardised columns, rt3u, t4, t3, tsh, dtsh"):
+        model.check(frame.set_axis(list("abcde"), axis=1))
 
 
 @pytest.mark.parametrize("site", [lambda u: exponential(u), lambda u: gamma(1.0, u), lambda u: uniform(0.0, 9 * u)])
