@@ -12,6 +12,7 @@ import numpy as np
 
 from zoo import introspect, probe
 
+NO_TWIN = "no NumPyro twin can be derived"
 NUM_POINTS = 16  # prior draws at which the two densities are compared
 TOLERANCE = {4: 1e-4, 8: 1e-8}  # relative to 1 + |log density|, by the bytes of the coarsest site
 
@@ -80,7 +81,7 @@ def distribution(name, site, args):
     if tfp is None or family not in CLASSES:
         what = family if tfp is not None else type(site).__name__
         raise ValueError(
-            f"no NumPyro twin can be derived: the prior site {name} is a {what}, known are {', '.join(CLASSES)}; "
+            f"{NO_TWIN}: the prior site {name} is a {what}, known are {', '.join(CLASSES)}; "
             "write one by hand: Mixture(twin=...)"
         )
     ours, names = CLASSES[family]
@@ -101,4 +102,9 @@ def _largest_gap(model, twin) -> float:
     draws = model.prior_draws(jax.random.key(5), probe.NUM_DRAWS)
     params = {name: leaf[:NUM_POINTS] for name, leaf in draws.items()}
     theirs, ours = map(np.asarray, both(params, jax.random.split(jax.random.key(6), NUM_POINTS)))
+    if np.isnan(ours).any():
+        raise ValueError(
+            f"the log density of {model.name} is NaN at draws from its prior: an argument of a distribution is outside "
+            "its domain, such as a scale below 0 or a covariance that is not positive definite"
+        )
     return float(np.max(np.abs(theirs - ours) / (1 + np.abs(ours))))

@@ -110,6 +110,7 @@ def test_a_row_without_a_density_at_any_prior_draw_is_named_before_anything_runs
     [
         ("gibbs", 1.0, r"covariance matrix of x is not positive definite \(smallest eigenvalue -1\)"),
         ("importance", 1.0, r"covariance matrix of x is not positive definite \(smallest eigenvalue -1\)"),
+        ("em", 1.0, "the log density of flat is NaN at draws from its prior: .* covariance that is not positive"),
         ("importance", np.nan, "covariance_matrix of x has an entry that is no number"),
     ],
 )

@@ -133,7 +133,9 @@ def test_a_dict_is_gathered_from_columns_by_its_keys():
     assert x["y"].tolist() == [0, 1, 2] and x["covariates"].tolist() == [[1, 0]] * 3
     data = Dataset(name="mine", x=x)
     assert list(data.columns) == list(table) and data.num_observations == 3
-    with pytest.raises(ValueError, match=r"no column 'covariates': .* needs y, covariates, or --column with others in that"):
+    with pytest.raises(
+        ValueError, match=r"no column 'covariates': .* needs y, covariates, or --column with others in that"
+    ):
         of_table(table, "mine", keys={"y": (), "covariates": ()})
 
 
