@@ -23,6 +23,8 @@ from diagnostics.summaries import Summary, summarise
 from diagnostics.to_arviz import to_arviz, versions, write
 from zoo import nearest
 from zoo.dataset import Dataset, checksum
+from zoo.dependent import FIT_ALONE
+from zoo.mixture import Mixture
 from zoo.tables import is_frame
 
 SCHEMA = 1
@@ -240,6 +242,9 @@ def _names(backends) -> list[str]:
 
 def _data(model, x):
     """Checked observations, and their name, checksum and shape."""
+    if not isinstance(model, Mixture):
+        what = type(model).__name__
+        raise ValueError(f"model should be a Mixture, got {what}" + FIT_ALONE * (what == "Dependent"))
     if is_frame(x):
         x = model.of_frame(x)
     dataset = x if isinstance(x, Dataset) else model.data

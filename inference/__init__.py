@@ -54,22 +54,22 @@ class Refused(ValueError):
     """A back end cannot serve this model and data; the message says why."""
 
 
-def _settings_of(backend: str) -> dict:
-    """Every setting of a back end: name -> its `inspect.Parameter`."""
+def _settings_of(run) -> dict:
+    """Every setting of a back end's function: name -> its `inspect.Parameter`."""
     import inspect
 
-    parameters = inspect.signature(BACKENDS[backend].run).parameters.values()
+    parameters = inspect.signature(run).parameters.values()
     known = {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     return {name: p for name, p in known.items() if name not in ("progress", "resume")}
 
 
-def check_settings(backend: str, settings: dict) -> None:
+def check_settings(backend: str, settings: dict, run=None) -> None:
     """ValueError with one sentence for a setting that `backend` does not have, of the wrong type or out of range."""
     import typing
 
     from zoo import nearest
 
-    known = _settings_of(backend)
+    known = _settings_of(BACKENDS[backend].run if run is None else run)
     for name, value in settings.items():
         if name not in known:
             raise ValueError(f"{backend} has no setting {name!r}: {nearest(name, known)}")
@@ -142,19 +142,21 @@ def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, 
 
     from inference import optimum, space
     from inference.results import Cost
+    from zoo.dependent import Dependent
 
     _check_call(model, backend, progress, resume)
-    entry = BACKENDS[backend]
+    dependent = isinstance(model, Dependent)
+    entry = _of_dependent(model, backend, resume) if dependent else BACKENDS[backend]
     x = model.check(_data_of(model) if x is None else x)
-    check_settings(backend, settings)
+    check_settings(backend, settings, entry.run)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ValueError(f"seed should be a whole number from 0 to 2**63 - 1, got {seed!r}")
     reason = entry.refuses(model, x)
     if reason:
-        raise Refused(f"{backend} refuses {model.name}: {reason}; {serving(model, x)}")
+        raise Refused(f"{backend} refuses {model.name}: {reason}" + ("" if dependent else f"; {serving(model, x)}"))
     # what the run is of; only the number of draws may be another when it goes on
     origin = {"backend": backend, "model": model.name, "seed": seed, "precision": jax.numpy.result_type(float).name}
-    origin |= {name: p.default for name, p in _settings_of(backend).items()} | settings
+    origin |= {name: p.default for name, p in _settings_of(entry.run).items()} | settings
     origin.pop("num_draws", None)
     if resume is not None:
         if entry.kind != "mcmc":
@@ -162,8 +164,9 @@ def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, 
         _check_origin(resume.origin, origin)
         settings["resume"] = resume
     began = time.perf_counter()
-    space.check_density(model, x)
-    said = optimum.check_proper(model, x) if entry.kind != "point" else ()
+    if not dependent:
+        space.check_density(model, x)
+    said = optimum.check_proper(model, x) if entry.kind != "point" and not dependent else ()
     checking = Cost(time.perf_counter() - began)  # next to nothing but compiling
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(backend.encode()))
     try:
@@ -174,6 +177,21 @@ def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, 
     return result._replace(origin=origin) if entry.kind == "mcmc" else result
 
 
+def _of_dependent(model, backend, resume):
+    """The back end of that name for a function whose rows depend on each other, or Refused."""
+    from inference import scan
+
+    if backend not in scan.BACKENDS:
+        BACKENDS[backend]  # KeyError for a name that there is not
+        raise Refused(
+            f"{backend} refuses {model.name}: its pairs (z_n, x_n) depend on each other given the parameters; "
+            f"{', '.join(scan.BACKENDS)} serve it"
+        )
+    if resume is not None:
+        raise ValueError(f"resume goes on with a run of a Mixture, and {model.name} is none; run it for longer")
+    return scan.BACKENDS[backend]
+
+
 def serving(model, x) -> str:
     """A sentence with the back ends that serve this model and data."""
     names = [name for name in BACKENDS if not BACKENDS[name].refuses(model, x)]
@@ -182,9 +200,10 @@ def serving(model, x) -> str:
 
 def _check_call(model, backend, progress, resume):
     from inference.results import Draws
+    from zoo.dependent import Dependent
     from zoo.mixture import Mixture
 
-    if not isinstance(model, Mixture):
+    if not isinstance(model, Mixture | Dependent):
         raise ValueError(f"model should be a Mixture, such as zoo.MODELS['bento'], got {_short(model)}")
     if not isinstance(backend, str):
         raise ValueError(f"backend should be a name, such as 'gibbs', got {_short(backend)}")

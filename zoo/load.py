@@ -17,6 +17,7 @@ def load(spec: str, **constants):
     if not file.is_file():
         raise ValueError(f"--model: no file {file}; give path/file.py:NAME")
     module = _import(file.resolve())
+    from zoo.dependent import FIT_ALONE, Dependent
     from zoo.mixture import Mixture
 
     if not hasattr(module, name):
@@ -27,9 +28,11 @@ def load(spec: str, **constants):
         if constants:
             raise ValueError(f"{spec} is a Mixture, not a builder: --set has no constants to change")
         return _described(found, spec)
+    model = found(**constants) if callable(found) else found
+    if isinstance(model, Dependent):
+        raise ValueError(f"{spec} is no mixture{FIT_ALONE}")
     if not callable(found):
         raise ValueError(f"{spec} is a {type(found).__name__}; it should be a Mixture or a function that returns one")
-    model = found(**constants)
     if not isinstance(model, Mixture):
         raise ValueError(f"{spec} returned a {type(model).__name__}; it should return a Mixture")
     return _described(model, spec)

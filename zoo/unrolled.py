@@ -2,11 +2,13 @@
 
 `from_unrolled` finds the prior and one pair (z_n, x_n) in such a function and declares them as a `Mixture`. That is
 the same model only where the pairs are independent given the parameters, and alike; both are checked numerically, with
-the log density of the function itself, before anything is returned.
+the log density of the function itself, before anything is returned. Where pairs depend on each other the function
+stays what it is, a `Dependent`.
 """
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from jax.experimental import enable_x64
 from zoo import addresses, introspect, probe
 from zoo.addresses import MEANS, VECTORISED
 from zoo.dataset import Dataset
+from zoo.dependent import Dependent
 from zoo.mixture import Mixture
 
 NUM_POINTS = 16  # prior draws at which the function and the mixture are compared, with two sets of observations each
@@ -34,7 +37,7 @@ def from_unrolled(
     *,
     name: str = "unrolled",
     data: Dataset | None = None,
-) -> Mixture:
+) -> Mixture | Dependent:
     """The mixture that a `@gen` function without arguments states with an address for every assignment and observation.
 
     `assignments` and `observations` are the addresses with {} for the number, 0, 1, ..., N - 1. `parameters`: name ->
@@ -44,8 +47,11 @@ def from_unrolled(
     The mixture has no address per observation any more: it serves any number of rows, at the speed of one declared as
     such. Only this call takes time that grows with N: it warns above 60 observations.
 
+    Where the pairs (z_n, x_n) depend on each other given the parameters, as in a hidden Markov chain, it is no mixture:
+    a warning says so, and what is returned is a `Dependent`, which `inference.fit` serves by gibbs and importance.
+
     Raises ValueError, in one sentence, for addresses that are missing, not scalar or of another number of components;
-    for more than 150 observations; where the pairs depend on each other given the parameters, or differ.
+    for more than 150 observations; where independent pairs differ.
     """
     addresses.check_call(gen_fn, num_components, assignments, observations, parameters, data)
     source = _source(gen_fn, jnp.result_type(float))
@@ -66,7 +72,15 @@ def from_unrolled(
         description=inspect.getdoc(introspect.function_of(gen_fn)) or "",
         data=data,
     )
-    points = _check_density(found)
+    depends, points = _check_density(found)
+    if depends is not None:
+        warnings.warn(
+            f"{depends} depends on other assignments or observations given the parameters, so {name} is no mixture: "
+            "gibbs and importance alone serve it, by inference.fit",
+            stacklevel=2,
+        )
+        prior = declare(exchangeable=False, component_params=(), data=None)
+        return Dependent(name=name, num_components=num_components, parts=found, prior=prior, data=data)
     leaves = declare(exchangeable=False).component_leaves
     with enable_x64():  # on a declaration of its own, which remembers the dtypes that it is first asked for
         exchangeable = _exchanges(declare(exchangeable=False, component_params=leaves), leaves, *points)
@@ -203,12 +217,17 @@ class Parts:
 
         def visit(address, distribution, arguments):
             value = jnp.asarray(given[address], self.sites[address].value.dtype)
-            found[address] = distribution.assess(ChoiceMap.choice(value), arguments)[0]
+            found[address] = self.score(value, distribution, arguments)
             return value
 
         self.source.run(visit)
         rows = [jnp.stack([found.pop(address) for address in wanted]) for wanted in (self.z, self.x)]
         return sum(found.values(), jnp.zeros(())), *rows
+
+    @staticmethod
+    def score(value, distribution, arguments):
+        """log density of one choice, a scalar."""
+        return distribution.assess(ChoiceMap.choice(value), arguments)[0]
 
     def by_component(self, name):
         """The addresses of a parameter in the order of the components: first the one that x needs where z = 0.
@@ -235,7 +254,8 @@ class Parts:
 
 
 def _check_density(found: Parts):
-    """ValueError unless function and mixture have the same log density, site by site; the points of the comparison.
+    """The first address that depends on other rows, or None; and the points of the comparison. ValueError unless
+    function and mixture have the same log density, site by site, where none does.
 
     In double precision, at NUM_POINTS prior draws, each with two sets of assignments (uniform, so that rare components
     are met) and observations, and a third that has some rows of one and some of the other: where the density of a row
@@ -279,21 +299,18 @@ def _check_density(found: Parts):
     with enable_x64():
         params, mask, z, x, theirs, mine = program(jax.random.split(jax.random.key(0), NUM_POINTS))
         _check_finite(found, theirs)
-        for what, each in ((found.z, theirs[1]), (found.x, theirs[2])):
-            by_row = np.asarray(each)
-            apart = ~_close(by_row[:, 2], np.where(mask, by_row[:, 0], by_row[:, 1]))
-            if apart.any():
-                raise ValueError(
-                    f"{what[int(apart.any(axis=0).argmax())]} depends on other assignments or observations given the "
-                    "parameters: no back end here serves such a model, pairs (z_n, x_n) should be independent given "
-                    "the parameters"
-                )
         if not _close(theirs[0], mine[0]).all():
             names = ", ".join(a for at in found.members.values() for a in (at if isinstance(at, tuple) else (at,)))
             raise ValueError(
                 f"the log prior density of {names} is not that of independent draws: parameters of one name should "
                 f"not depend on each other, nor on observations; write {VECTORISED}"
             )
+        points = params, z[:, 0].astype(jnp.int32), x[:, 0]
+        for what, each in ((found.z, theirs[1]), (found.x, theirs[2])):
+            by_row = np.asarray(each)
+            apart = ~_close(by_row[:, 2], np.where(mask, by_row[:, 0], by_row[:, 1]))
+            if apart.any():
+                return what[int(apart.any(axis=0).argmax())], points
         for what, their, my in ((found.z, theirs[1], mine[1]), (found.x, theirs[2], mine[2])):
             apart = ~_close(their, my)
             if apart.any():
@@ -302,7 +319,7 @@ def _check_density(found: Parts):
                     f"{what[n_apart]} has another distribution than {what[0]}: rows should be alike given the "
                     f"parameters; write {VECTORISED}, what differs being its covariates"
                 )
-        return params, z[:, 0].astype(jnp.int32), x[:, 0]
+        return None, points
 
 
 def _check_finite(found, scores):

@@ -14,6 +14,7 @@ from diagnostics.functionals import sorted_by
 from diagnostics.verdicts import failures
 from inference import conjugacy, fit
 from zoo import MODELS, Dataset, Mixture, from_unrolled
+from zoo.dependent import Dependent
 
 HALF = np.array([0.5, 0.5])
 BENTO = MODELS["bento"]
@@ -270,8 +271,6 @@ REFUSED = [
         lambda: from_unrolled(tutorial(151)),
         "151 observations, .* for 150 at most; write .*Mixture\\(prior=..., observation",
     ),
-    (lambda: from_unrolled(chain), "z_1 depends on other assignments or observations given the parameters"),
-    (lambda: from_unrolled(autoregressive), "x_1 depends on other assignments or observations given the parameters"),
     (lambda: from_unrolled(unlike_rows), "x_2 has another distribution than x_0: .*covariates"),
     (lambda: from_unrolled(ordered), "the log prior density of mu_0, mu_1 is not that of independent draws"),
     (
@@ -286,6 +285,13 @@ def test_what_is_no_unrolled_mixture_is_refused_in_a_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence) as refused:
         call()
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("function, first", [(chain, "z_1"), (autoregressive, "x_1")])
+def test_pairs_that_depend_on_each_other_are_no_mixture(function, first):
+    says = f"{first} depends on other assignments or observations given the parameters, so unrolled is no mixture"
+    with pytest.warns(UserWarning, match=says):
+        assert isinstance(from_unrolled(function), Dependent)
 
 
 @pytest.mark.slow
