@@ -261,12 +261,22 @@ def _run(args, backends, resume=None):
         raise ValueError(f"--{option.removeprefix('num_')} means nothing to {', '.join(names)}; leave it out")
     settings = common | settings
     x = data if data is not None else _own(model)
-    _check_distinct(model, model.check(x.x), plan(names, settings))
+    observed = checked(model, x.x, args.data)
+    _check_distinct(model, observed, plan(names, settings))
     seed, earlier = args.seed, None
     if resume is not None:
-        seed, settings, earlier = _resumed(args, model, model.check(x.x), plan(names, settings)[names[0]])
+        seed, settings, earlier = _resumed(args, model, observed, plan(names, settings)[names[0]])
     with tables.progress_bars(not (args.quiet or args.json)) as progress:
         return compare(model, backends, x, seed, settings, progress=progress, resume=earlier)
+
+
+def checked(model, x, file=None):
+    """`model.check` of what was read from `file`, and in its sentence how it counts rows: as arrays do."""
+    try:
+        return model.check(x, "x" if file is None else str(file))
+    except ValueError as error:
+        counted = "; rows count from 0, the header does not" if file is not None and " row " in str(error) else ""
+        raise ValueError(f"{error}{counted}") from None
 
 
 def _resumed(args, model, x, given):

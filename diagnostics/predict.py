@@ -11,7 +11,7 @@ import pathlib
 
 from diagnostics import tables
 from diagnostics.cli import prepare
-from diagnostics.commands import _assignment, hush
+from diagnostics.commands import _assignment, checked, hush
 
 NUM_SHOWN = 20  # rows of the printed table
 NUM_JUDGED = 100  # rows whose log densities must have an R-hat below that of mixed chains
@@ -91,7 +91,7 @@ def read(posterior, path, column=None, missing=False) -> dict:
     for name, leaf in leaves.items():
         mean, sd = scales[name]
         filled[name] = np.where(lacking[name], np.asarray(observed[name])[0], (leaf - mean) / sd)
-    x = model.check(filled if isinstance(new.x, dict) else filled["x"], str(path))
+    x = checked(model, filled if isinstance(new.x, dict) else filled["x"], path)
     seen = None
     if first is not None:
         seen = {name: ~gone for name, gone in lacking.items() if name != "covariates"}

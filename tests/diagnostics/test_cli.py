@@ -135,7 +135,7 @@ BAD = [
     ("compare bento --data {tmp}/nan.csv", "remove or impute it"),
     ("compare bento --data {tmp}/two.csv", "has 2 columns (a, b) but the model takes 1"),
     ("compare bento --data {tmp}/two.csv --column c", "has no column 'c'"),
-    ("compare bento --data {tmp}/huge.csv", "rescale the data"),
+    ("compare bento --data {tmp}/huge.csv", "rescale the data; rows count from 0, the header does not"),
     (
         "fit three_gaussians --backend em --option prior=false --data {tmp}/equal.csv",
         "needs at least 3 distinct points",
