@@ -368,16 +368,17 @@ class Mixture:
     def _check_trials(self, x, name):
         """ValueError for numbers of trials that are none, and for counts that do not fit them."""
         for address, trials in outside_traces(probe.trials, self, x).items():
-            wrong = np.flatnonzero(((trials < 0) | (trials != np.floor(trials))).any(axis=1))
+            none = (trials < 0) | (trials != np.floor(trials))
+            wrong = np.flatnonzero(none.any(axis=(1, 2)))
             if len(wrong):
-                says = f"has {trials[wrong[0]].max():g} trials of {address}; trials are 0, 1, 2, ..."
+                says = f"has {trials[none][0]:g} trials of {address}; trials are 0, 1, 2, ..."
                 raise ValueError(f"{_row(name, x, wrong[0])}, which {says}")
-            counts = np.asarray(x[address] if isinstance(x, dict) else x)
-            several = counts.ndim > 1
-            fits = (counts.sum(axis=1)[:, None] == trials) if several else (counts[:, None] <= trials)
-            wrong = np.flatnonzero(~fits.any(axis=1))
+            counts = np.reshape(x[address] if isinstance(x, dict) else x, (len(trials), 1, -1))
+            summed = self.observation_shapes[address].family in probe.SUMMED
+            fits = counts.sum(axis=2, keepdims=True) == trials if summed else counts <= trials
+            wrong = np.flatnonzero(~fits.all(axis=2).any(axis=1))
             if len(wrong):
-                must = "counts of a row sum to" if several else "a count is from 0 to"
+                must = "counts of a row sum to" if summed else "a count is from 0 to"
                 says = f"outside the support of {self.name}: {must} its number of trials, {trials[wrong[0]].max():g}"
                 raise ValueError(f"{_row(name, x, wrong[0])}, {says}")
 
@@ -597,7 +598,7 @@ def _choices(values: dict[str, Any]) -> ChoiceMap:
 
 
 def _row(name, x, n) -> str:
-    """Row n of `x` for a sentence, as people count and as it is."""
+    """Row n of `x`, the first being row 0, as a sentence begins."""
     return f"{name} row {n} is {jax.tree.map(lambda leaf: np.asarray(leaf)[n], x)}"
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from zoo import introspect
 
-WITH_TRIALS = {"Binomial", "BetaBinomial", "Multinomial", "DirichletMultinomial"}
+SUMMED = {"Multinomial", "DirichletMultinomial"}  # whose counts sum to the number of trials
+WITH_TRIALS = SUMMED | {"Binomial", "BetaBinomial"}
 NUM_ROWS = 4  # observations in the probe
 NUM_DRAWS = 256  # of the prior; the number that `inference.space` draws, so that one program serves both
 
@@ -142,14 +143,15 @@ def whole_sites(model) -> frozenset[str]:
 
 
 def trials(model, x) -> dict[str, np.ndarray]:
-    """Site -> the number of trials that row n has in component k, (N, K), where parameters have no say in it."""
+    """Site -> the numbers of trials that row n has in component k, (N, K, 1 or D), where parameters have no say."""
     draws = {name: leaf[:2] for name, leaf in model.prior_draws(jax.random.key(5), NUM_DRAWS).items()}
     given = x if isinstance(x, dict) else {"x": x}
     observed = {name: jnp.asarray(leaf) for name, leaf in given.items() if name != "covariates"}
 
     def cell(params, k, x_n, c_n):
         sites = model.observation_sites(params, k, x_n, c_n)
-        return {name: site.parameters["total_count"] for name, site in sites.items() if site.family in WITH_TRIALS}
+        found = {name: site.parameters["total_count"] for name, site in sites.items() if site.family in WITH_TRIALS}
+        return {name: jnp.ravel(count) for name, count in found.items()}
 
     rows = jax.vmap(cell, in_axes=(None, None, 0, 0))
     table = jax.vmap(rows, in_axes=(None, 0, None, None), out_axes=1)

@@ -114,6 +114,7 @@ def test_importance_finds_the_exact_evidence_and_posterior_of_a_hidden_markov_ch
     assert draws.resampled.assignments.shape == (1, 50, len(X))
 
 
+@pytest.mark.slow
 def test_observations_that_lean_on_each_other_are_a_mixture_of_what_is_left_of_them():
     model, x = declared(echoes), np.array([-0.7, 1.2, 0.3])
     left = x - 0.5 * np.r_[0.0, x[:-1]]
@@ -129,6 +130,7 @@ def test_observations_that_lean_on_each_other_are_a_mixture_of_what_is_left_of_t
     assert abs(draws.log_evidence - logsumexp(log_p)) < 4 * draws.log_evidence_se < 0.1
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_draws_and_parameters_keep_their_support():
     @gen
     def waits():

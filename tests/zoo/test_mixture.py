@@ -99,6 +99,7 @@ def test_check_refuses_bad_data_in_a_sentence(x, sentence):
         (lambda u: beta_binomial(total_count=10.0, concentration1=9 * u, concentration0=5.0), 2.5),
         (lambda u: beta_binomial(total_count=10.0, concentration1=9 * u, concentration0=5.0), 11.0),
         (lambda u: beta_binomial(total_count=10.0, concentration1=9 * u, concentration0=5.0), -1.0),
+        (lambda u: binomial(np.array([10.0, 5.0]), probs=u), [3.0, 6.0]),
         (lambda u: multinomial(total_count=9.0, probs=jnp.array([u, 1 - u])), [4.5, 4.5]),
         (lambda u: multinomial(total_count=9.0, probs=jnp.array([u, 1 - u])), [4.0, 4.0]),
         (lambda u: switch(poisson, poisson)(0, (9 * u,), (jnp.ones(()),)), 1.5),
