@@ -114,7 +114,7 @@ def tail(posterior: Posterior, x, seen=None, seed: int = 0, density: Average | N
             at = lambda shift, n=n, below=below: (below <= own[n] + shift + TIE * (1 + abs(own[n]))).mean(axis=-1)
             share, error, carriers = reps.estimate(at(0.0))
             moved = float((reps.share * (at(off[n]) - at(-off[n]))).sum()) / 2 if off[n] > 0 else off[n]
-            found[n] = share, np.hypot(max(error, 1 / below.size), moved), carriers
+            found[n] = min(share, 1.0), np.hypot(max(error, 1 / below.size), moved), carriers
     return average(found)
 
 

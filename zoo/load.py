@@ -1,6 +1,7 @@
 """A model from a stranger's file: `path/file.py:NAME`, where NAME is a Mixture or a function that returns one."""
 
 import importlib.util
+import inspect
 import pathlib
 import sys
 
@@ -70,13 +71,17 @@ def _described(model, spec):
 
 
 def _of_the_zoo(model) -> bool:
-    """Whether a model with a name of the zoo is the zoo's: itself, or with constants one whose functions are."""
+    """Whether the two functions of a model with a name of the zoo are those that the zoo has under that name."""
     import zoo
 
-    if "[" not in model.name:
-        return model is zoo.MODELS[model.name]
-    functions = (function_of(model.prior), function_of(model.observation))
-    return all(getattr(function, "__module__", "").startswith("zoo.models.") for function in functions)
+    return _written_at(model) == _written_at(zoo.MODELS[model.name.partition("[")[0]])
+
+
+def _written_at(model) -> list:
+    """File and line of its two functions; None for one that is not of Python."""
+    functions = (inspect.unwrap(function_of(part) or print) for part in (model.prior, model.observation))
+    codes = [getattr(function, "__code__", None) for function in functions]
+    return [code and (pathlib.Path(code.co_filename).resolve(), code.co_firstlineno) for code in codes]
 
 
 def _import(file: pathlib.Path):
