@@ -346,7 +346,11 @@ class Mixture:
         return jax.tree.unflatten(structure, checked)
 
     def of_frame(self, frame, name: str = "x") -> Dataset:
-        """A pandas object as data: the columns called as the features of the model's data are, else all, in order."""
+        """A pandas object as data: the columns called as the features of the model's data are, else all, in order.
+
+        Where the model's data are standardised, the frame's columns of these names have the same mean and sd taken out;
+        ValueError for others, and for columns that are standardised already: give those as an array.
+        """
         table, shapes = tables.of_frame(frame), self.data_shapes
         options: dict[str, Any] = {"model": self.name, "scales": self.scales, "where": name}
         if set(shapes) != {"x"}:
@@ -359,7 +363,7 @@ class Mixture:
         families = {shape.family for address, shape in self.observation_shapes.items() if address != "z"}
         if families & probe.WITH_TRIALS:
             self._check_trials(x, name)
-        if families & _ASKED or self.whole_sites:
+        if families & _ASKED:
             outside = np.flatnonzero(~outside_traces(probe.possible, self, x))
             if len(outside):
                 raise ValueError(f"{_row(name, x, outside[0])}, outside the support of {self.name}")
@@ -368,56 +372,37 @@ class Mixture:
     def _check_trials(self, x, name):
         """ValueError for numbers of trials that are none, and for counts that do not fit them."""
         for address, trials in outside_traces(probe.trials, self, x).items():
+            inner = tuple(range(2, trials.ndim))
             none = (trials < 0) | (trials != np.floor(trials))
-            wrong = np.flatnonzero(none.any(axis=(1, 2)))
+            wrong = np.flatnonzero(none.any(axis=(1, *inner)))
             if len(wrong):
-                says = f"has {trials[none][0]:g} trials of {address}; trials are 0, 1, 2, ..."
+                says = f"has {trials[none][0]:.10g} trials of {address}; trials are 0, 1, 2, ..."
                 raise ValueError(f"{_row(name, x, wrong[0])}, which {says}")
-            counts = np.reshape(x[address] if isinstance(x, dict) else x, (len(trials), 1, -1))
+            counts = np.asarray(x[address] if isinstance(x, dict) else x)[:, None].astype(trials.dtype)
             summed = self.observation_shapes[address].family in probe.SUMMED
-            fits = counts.sum(axis=2, keepdims=True) == trials if summed else counts <= trials
-            wrong = np.flatnonzero(~fits.all(axis=2).any(axis=1))
+            fits = counts.sum(axis=-1) == trials if summed else counts <= trials
+            wrong = np.flatnonzero(~fits.all(axis=inner).any(axis=1))
             if len(wrong):
                 must = "counts of a row sum to" if summed else "a count is from 0 to"
-                says = f"outside the support of {self.name}: {must} its number of trials, {trials[wrong[0]].max():g}"
+                most = f"{trials[wrong[0]].max():.10g}"
+                says = f"outside the support of {self.name}: {must} its number of trials, {most}"
                 raise ValueError(f"{_row(name, x, wrong[0])}, {says}")
 
     def _check_leaf(self, values, address, name):
-        try:
-            values = np.asarray(values)
-        except ValueError:
-            raise ValueError(f"{name} has rows of different lengths; give an array of one shape") from None
-        if values.dtype.kind not in "biuf":
-            raise ValueError(f"{name} should be numbers, got values of type {values.dtype}")
-        event = self.observation_shapes[address].shape
-        if values.ndim != 1 + len(event) or values.shape[1:] != event:
-            wanted = ", ".join(["N", *map(str, event)]) + ("," if not event else "")
-            hint = f"; use {name}[:, 0]?" if not event and values.ndim == 2 else ""
-            raise ValueError(f"{name} should have shape ({wanted}) for {self.name}, got {values.shape}{hint}")
-        if len(values) == 0:
-            raise ValueError(f"{name} has no rows; give at least one observation")
-        bad = np.flatnonzero(~np.isfinite(values.astype(float)).reshape(len(values), -1).all(axis=1))
-        if len(bad):
-            raise ValueError(
-                f"{name} has {len(bad)} rows with NaN or infinite values (first: row {bad[0]}); remove or impute them"
-            )
-        floats = values.astype(np.float64)
-        huge = np.flatnonzero((np.abs(floats) > 1e100).reshape(len(values), -1).any(axis=1))
-        if len(huge):
-            raise ValueError(f"{name} row {huge[0]} is {values[huge[0]]}: its density underflows; rescale the data")
+        floats = numbers(values, self.observation_shapes[address].shape, name, self.name)
         outside = self.outside_support(floats, address)
         if not len(outside) and address in self.whole_sites:
-            outside = np.flatnonzero((floats != np.floor(floats)).reshape(len(floats), -1).any(axis=1))
+            below = (floats < 0) & (self.whole_sites[address] >= 0)
+            outside = np.flatnonzero((below | (floats != np.floor(floats))).reshape(len(floats), -1).any(axis=1))
         if len(outside):
-            says = f"{name} row {outside[0]} is {values[outside[0]]}, outside the support of {self.name}"
+            says = f"{name} row {outside[0]} is {np.asarray(values)[outside[0]]}, outside the support of {self.name}"
             raise ValueError(f"{says}: {self._needs(address)}")
         return floats
 
     def outside_support(self, values, address="x"):
         """Indices of the rows of float `values` (N, ...) that the family of the site `address` cannot produce.
 
-        Host side; families that are not listed here have no such rows (`check` asks them by `whole_sites`, and their
-        density).
+        Host side; families that are not listed here have no such rows (`check` asks them by `whole_sites`).
         """
         family, num_categories = self.observation_shapes[address][2:]
         if family == "Bernoulli":
@@ -436,10 +421,10 @@ class Mixture:
         return np.array([], int)
 
     @functools.cached_property
-    def whole_sites(self) -> frozenset[str]:
-        """The sites that take whole numbers, probed: of families that are not known here. Host side."""
+    def whole_sites(self) -> dict[str, float]:
+        """The sites that take whole numbers, and the least met, probed: of families that are not known here."""
         families = {shape.family for address, shape in self.observation_shapes.items() if address != "z"}
-        return frozenset() if families <= _KNOWN else outside_traces(probe.whole_sites, self)
+        return {} if families <= _KNOWN else outside_traces(probe.whole_sites, self)
 
     def _needs(self, address) -> str:
         """What the values of the site `address` are, for a reader who gave others."""
@@ -482,6 +467,32 @@ _SAYS = (
 _ASKED = {"Chi2", "Gamma", "HalfCauchy", "HalfNormal", "HalfStudentT", "Weibull"}
 _LINE = {"Cauchy", "Laplace", "Logistic", "MultivariateNormalDiag", "MultivariateNormalFullCovariance", "Normal"}
 _KNOWN = _COUNTS | _POSITIVE | _NONNEGATIVE | _UNIT | _ASKED | _LINE | {"StudentT", "VonMises"}
+
+
+def numbers(values, event, name, model) -> np.ndarray:
+    """`values` as finite float64 numbers (N, *event), or ValueError with one sentence; `model` is a name."""
+    try:
+        values = np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{name} has rows of different lengths; give an array of one shape") from None
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{name} should be numbers, got values of type {values.dtype}")
+    if values.ndim != 1 + len(event) or values.shape[1:] != event:
+        wanted = ", ".join(["N", *map(str, event)]) + ("," if not event else "")
+        hint = f"; use {name}[:, 0]?" if not event and values.ndim == 2 else ""
+        raise ValueError(f"{name} should have shape ({wanted}) for {model}, got {values.shape}{hint}")
+    if len(values) == 0:
+        raise ValueError(f"{name} has no rows; give at least one observation")
+    floats = values.astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(floats).reshape(len(values), -1).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"{name} has {len(bad)} rows with NaN or infinite values (first: row {bad[0]}); remove or impute them"
+        )
+    huge = np.flatnonzero((np.abs(floats) > 1e100).reshape(len(values), -1).any(axis=1))
+    if len(huge):
+        raise ValueError(f"{name} row {huge[0]} is {values[huge[0]]}: its density underflows; rescale the data")
+    return floats
 
 
 def permutations(num_components: int) -> np.ndarray:

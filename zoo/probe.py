@@ -123,8 +123,9 @@ def _possible(model):
     return jax.jit(program)
 
 
-def whole_sites(model) -> frozenset[str]:
-    """The sites of the observation whose every value is a whole number, in 4 observations at each of 16 prior draws.
+def whole_sites(model) -> dict[str, float]:
+    """The sites of the observation whose every value is a whole number, and the least of these: at each of 16 prior
+    draws 4 observations of every component.
 
     Values that are all alike say nothing: a density may underflow to 0. Compiles one small program.
     """
@@ -133,36 +134,62 @@ def whole_sites(model) -> frozenset[str]:
     @jax.jit
     @jax.vmap
     def program(params, key):
-        x = draw_observations(model, params, key)[1]
-        return x if isinstance(x, dict) else {"x": x}
+        covariates = jax.tree.map(jnp.asarray, model.covariates(NUM_ROWS))
 
-    drawn = {name: np.asarray(leaf) for name, leaf in program(draws, jax.random.split(jax.random.key(17), 16)).items()}
-    drawn.pop("covariates", None)
+        def one(key, k, c_n):
+            z = k.astype(model.assignment_dtype)
+            value = lambda name, site, args: z if name == "z" else site.simulate(key, args).get_retval()
+            found = {}
+
+            def visit(name, site, args):
+                found[name] = value(name, site, args)
+                return found[name]
+
+            introspect.walk(model.observation, model._arguments(params, c_n), visit)
+            return {name: leaf for name, leaf in found.items() if name != "z"}
+
+        rows = jax.vmap(one, in_axes=(0, None, 0))
+        every = jax.vmap(rows, in_axes=(None, 0, None))
+        return every(jax.random.split(key, NUM_ROWS), jnp.arange(model.num_components), covariates)
+
+    drawn = program(draws, jax.random.split(jax.random.key(17), 16))
+    values = {name: np.asarray(leaf, float) for name, leaf in drawn.items()}
     whole = lambda leaf: np.array_equal(leaf, np.floor(leaf)) and np.abs(leaf).max() < 2**20 and np.ptp(leaf) > 0
-    return frozenset(name for name, leaf in drawn.items() if whole(leaf))
+    return {name: float(leaf.min()) for name, leaf in values.items() if whole(leaf)}
 
 
 def trials(model, x) -> dict[str, np.ndarray]:
-    """Site -> the numbers of trials that row n has in component k, (N, K, 1 or D), where parameters have no say."""
+    """Site -> the numbers of trials that row n has in component k, where parameters have no say: (N, K), and the axes
+    of the event, without the last where counts sum to it."""
     draws = {name: leaf[:2] for name, leaf in model.prior_draws(jax.random.key(5), NUM_DRAWS).items()}
     given = x if isinstance(x, dict) else {"x": x}
     observed = {name: jnp.asarray(leaf) for name, leaf in given.items() if name != "covariates"}
+    covariates = jax.tree.map(jnp.asarray, given.get("covariates"))
+    found = jax.tree.map(np.asarray, _trials(model)(draws, observed, covariates))
+    return {name: pair[0] for name, pair in found.items() if np.array_equal(pair[0], pair[-1])}
 
+
+@functools.cache
+def _trials(model):
     def cell(params, k, x_n, c_n):
-        sites = model.observation_sites(params, k, x_n, c_n)
-        found = {name: site.parameters["total_count"] for name, site in sites.items() if site.family in WITH_TRIALS}
-        return {name: jnp.ravel(count) for name, count in found.items()}
+        found = {}
+        for name, site in model.observation_sites(params, k, x_n, c_n).items():
+            if site.family in WITH_TRIALS:
+                event = jnp.shape(x_n[name])
+                shape = event[:-1] if site.family in SUMMED else event
+                found[name] = jnp.broadcast_to(site.parameters["total_count"], shape)
+        return found
 
     rows = jax.vmap(cell, in_axes=(None, None, 0, 0))
     table = jax.vmap(rows, in_axes=(None, 0, None, None), out_axes=1)
-    both = (
-        jax.vmap(table, in_axes=(0, None, None, None))
-        if draws
-        else lambda *a: jax.tree.map(lambda t: t[None], table(*a))
-    )
-    covariates = jax.tree.map(jnp.asarray, given.get("covariates"))
-    found = jax.tree.map(np.asarray, jax.jit(both)(draws, jnp.arange(model.num_components), observed, covariates))
-    return {name: pair[0] for name, pair in found.items() if np.array_equal(pair[0], pair[-1])}
+
+    def program(draws, observed, covariates):
+        components = jnp.arange(model.num_components)
+        if not draws:
+            return jax.tree.map(lambda leaf: leaf[None], table({}, components, observed, covariates))
+        return jax.vmap(table, in_axes=(0, None, None, None))(draws, components, observed, covariates)
+
+    return jax.jit(program)
 
 
 def draw_observations(model, params, key, n=NUM_ROWS):
