@@ -114,7 +114,7 @@ def members(sites, z, x, num_components, parameters):
             if sites[address].value.shape:
                 raise ValueError(
                     f"{where}: {address} has shape {sites[address].value.shape}, and an address for each component "
-                    f"should be a scalar; write {VECTORISED}"
+                    f"should be a scalar; give all {K} one address, each component's value a row of one array"
                 )
             if sites[address].family != sites[found[0]].family or (
                 jax.tree.structure(sites[address].arguments) != jax.tree.structure(sites[found[0]].arguments)

@@ -265,14 +265,19 @@ def of_table(
     }
     standardized: dict[str, tuple[float, float]] = {}
     if scales and standardize is None:
-        if keys is None and [column.lower() for column in chosen] != [column.lower() for column in scales]:
+        wanted_names = names if keys is None else under
+        own = {column.lower(): pair for column, pair in scales.items()}
+        standardized = {new: own[old.lower()] for new, old in zip(under, chosen, strict=True) if old.lower() in own}
+        made = values | {column: (values[column] - mean) / sd for column, (mean, sd) in standardized.items()}
+        already = _looks_standard([values[column] for column in standardized]) and not _looks_standard(made.values())
+        if already or [column.lower() for column in chosen] != [column.lower() for column in wanted_names]:
+            are = f"{', '.join(chosen)}" + " with means near 0 and sds near 1 already" * already
             raise ValueError(
-                f"{where}: the priors of {model} are for standardised columns, {', '.join(scales)}, and these are "
-                f"{', '.join(chosen)}; give them those names to have the same mean and sd taken out, or say "
+                f"{where}: the priors of {model} are for standardised columns, {', '.join(wanted_names)} in this order, and "
+                f"these are {are}; give raw ones of those names to have the same mean and sd taken out, or say "
                 "--standardize (by their own), or --no-standardize (as they are; from Python, give an array)"
             )
-        standardized = dict(zip(under, scales.values(), strict=True)) if keys is None else scales
-        values |= {column: (values[column] - mean) / sd for column, (mean, sd) in standardized.items()}
+        values = made
     if standardize:
         for column, array in values.items():
             if array.min() == array.max():
@@ -292,6 +297,11 @@ def of_table(
         variant=f"{PER_UNIT}{frequency}" if frequency is not None else "",
         standardized=standardized,
     )
+
+
+def _looks_standard(columns) -> bool:
+    """Whether every column has about the mean 0 and the standard deviation 1."""
+    return all(abs(np.nanmean(column)) < 0.5 and 0.5 < np.nanstd(column) < 2 for column in columns)
 
 
 def _by_name(table, names) -> tuple[str, ...] | None:

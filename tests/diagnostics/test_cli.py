@@ -268,7 +268,7 @@ def test_a_users_file_is_standardised_as_the_models_own_data_are_or_it_is_asked_
     own.write_text(own.read_text().replace("eruptions", "minutes"))
     assert cli.main(line.split()) == 2
     err = capsys.readouterr().err
-    assert "the priors of faithful_spherical are for standardised columns, eruptions, waiting, and these are" in err
+    assert "the priors of faithful_spherical are for standardised columns, eruptions, waiting in this order, and" in err
     assert cli.parse([*line.split(), "--no-standardize"]).standardize is False
 
 

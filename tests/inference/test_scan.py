@@ -17,6 +17,7 @@ from diagnostics import compare
 from inference import Refused, fit
 from zoo import Dataset, from_unrolled
 from zoo.dependent import Dependent
+from zoo.distributions import beta, binomial
 from zoo.load import load
 
 FIRST, NEXT = np.array([0.6, 0.4]), np.array([[0.8, 0.2], [0.3, 0.7]])
@@ -112,6 +113,58 @@ def test_importance_finds_the_exact_evidence_and_posterior_of_a_hidden_markov_ch
         error = np.sqrt(w**2 @ (values - estimate) ** 2)
         assert (np.abs(estimate - exact()[name]) < 4 * error).all()
     assert draws.resampled.assignments.shape == (1, 50, len(X))
+
+
+MOVES, SHOWS = np.array([[0.7, 0.3], [0.4, 0.6]]), np.array([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5]])
+SEEN = np.array([0, 2, 0, 1, 2, 2])
+
+
+@functools.cache
+def hard_states(moves):
+    @gen
+    def states():
+        probs = jnp.array([0.5, 0.5])
+        for n in range(len(SEEN)):
+            z = categorical(probs=probs) @ f"z_{n}"
+            categorical(probs=jnp.asarray(SHOWS)[z]) @ f"x_{n}"
+            probs = jnp.asarray(np.array(moves))[z]
+
+    with pytest.warns(UserWarning, match="is no mixture"):
+        return from_unrolled(states, parameters={}, name="states")
+
+
+def test_gibbs_is_exact_where_observations_rule_states_out():
+    total, share = 0.0, np.zeros(len(SEEN))
+    for path in itertools.product(range(2), repeat=len(SEEN)):
+        z = np.array(path)
+        p = 0.5 * MOVES[z[:-1], z[1:]].prod() * SHOWS[z, SEEN].prod()
+        total, share = total + p, share + p * z
+    draws = fit(hard_states(tuple(map(tuple, MOVES))), "gibbs", SEEN, seed=1, num_draws=2000)
+    z = np.asarray(draws.assignments, float)
+    assert np.isfinite(draws.stats["log_joint"]).all() and draws.warnings == ()
+    found, exact = z.mean(axis=(0, 1)), share / total
+    sure = (exact == 0) | (exact == 1)
+    assert sure.sum() == 5 and np.array_equal(found[sure], exact[sure])
+    assert abs(found[3] - exact[3]) < 4 * az.mcse(z[..., 3])
+
+
+def test_paths_that_one_assignment_at_a_time_may_not_reach_have_a_warning():
+    draws = fit(hard_states(((0.0, 1.0), (1.0, 0.0))), "gibbs", np.array([1, 1, 1, 1, 1, 1]), seed=1, num_draws=20)
+    assert draws.warnings[0].startswith("some paths of assignments are impossible, and these draws move one assignment")
+
+
+def test_rows_may_be_unlike_each_other():
+    @gen
+    def trials():
+        p, before = beta(concentration1=2.0, concentration0=2.0) @ "p", 0
+        for n, count in enumerate((10.0, 50.0)):
+            before = categorical(probs=jnp.asarray(NEXT)[before]) @ f"z_{n}"
+            binomial(total_count=count, probs=jnp.stack([p, 0.5 * p])[before]) @ f"x_{n}"
+
+    with pytest.warns(UserWarning, match="is no mixture"):
+        model = from_unrolled(trials, parameters={})
+    assert model.check(np.array([5.0, 30.0])).tolist() == [5.0, 30.0]
+    assert np.isfinite(fit(model, "importance", np.array([5.0, 30.0]), num_particles=1000).log_evidence)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from genjax import (
     binomial,
     categorical,
     exponential,
+    flip,
     gamma,
     gen,
     half_normal,
@@ -139,6 +140,42 @@ def test_columns_of_these_names_have_the_mean_and_sd_taken_out_that_the_models_o
     assert first.units == "standardised"
     with pytest.raises(ValueError, match="the priors of thyroid are for standardised columns, rt3u, t4, t3, tsh, dtsh"):
         model.check(frame.set_axis(list("abcde"), axis=1))
+    with pytest.raises(ValueError, match="rt3u, t4, t3, tsh, dtsh with means near 0 and sds near 1 already"):
+        model.check(pd.DataFrame(model.data.columns))
+
+
+def mixture_of(site, weights=(0.5, 0.5)):
+    @gen
+    def prior():
+        return {"u": uniform(np.full(2, 0.2), 0.8) @ "u"}
+
+    @gen
+    def observation(params):
+        z = categorical(probs=np.array(weights)) @ "z"
+        return site(z, params["u"][z])
+
+    return Mixture(name="m", num_components=2, exchangeable=False, prior=prior, observation=observation)
+
+
+def test_counts_in_a_table_are_held_to_the_trials_of_their_row_of_it():
+    rows = mixture_of(lambda z, u: multinomial(total_count=9.0, probs=np.full((2, 2), 0.5)) @ "x")
+    rows.check(np.array([[[4.0, 5.0], [3.0, 6.0]]]))
+    with pytest.raises(ValueError, match="counts of a row sum to its number of trials, 9"):
+        rows.check(np.array([[[4.0, 5.0], [3.0, 5.0]]]))
+    cells = mixture_of(lambda z, u: binomial(np.array([[10.0], [5.0], [1.0]]), probs=np.full((3, 2), 0.5)) @ "x")
+    cells.check(np.array([[[10.0, 10.0], [5.0, 5.0], [0.0, 1.0]]]))
+    with pytest.raises(ValueError, match="a count is from 0 to its number of trials"):
+        cells.check(np.array([[[10.0, 10.0], [6.0, 5.0], [0.0, 1.0]]]))
+
+
+def test_a_flip_beside_a_family_that_is_not_known_and_a_rare_component_of_real_numbers_are_served():
+    def both(z, u):
+        flip(0.5) @ "y"
+        return uniform(0.0, u) @ "x"
+
+    mixture_of(both).check({"y": np.array([0.0, 1.0]), "x": np.array([0.1, 0.15])})
+    rare = mixture_of(lambda z, u: switch(poisson, normal)(z, (9 * u,), (5 * u, 1.0 + 0 * u)) @ "x", (0.998, 0.002))
+    rare.check(np.array([1.0, 2.0, 2.5]))
 
 
 @pytest.mark.parametrize("site", [lambda u: exponential(u), lambda u: gamma(1.0, u), lambda u: uniform(0.0, 9 * u)])
