@@ -268,8 +268,8 @@ def of_table(
         expected = names if keys is None else under
         own = {column.lower(): pair for column, pair in scales.items()}
         standardized = {new: own[old.lower()] for new, old in zip(under, chosen, strict=True) if old.lower() in own}
-        made = values | {column: (values[column] - mean) / sd for column, (mean, sd) in standardized.items()}
-        already = _looks_standard([values[column] for column in standardized]) and not _looks_standard(made.values())
+        made = {column: (values[column] - mean) / sd for column, (mean, sd) in standardized.items()}
+        already = _looks_standard(values[column] for column in made) and not _looks_standard(made.values())
         if already or [column.lower() for column in chosen] != [column.lower() for column in expected]:
             are = f"{', '.join(chosen)}" + " with means near 0 and sds near 1 already" * already
             raise ValueError(
@@ -277,7 +277,7 @@ def of_table(
                 f"and these are {are}; give raw ones of those names to have the same mean and sd taken out, or say "
                 "--standardize (by their own), or --no-standardize (as they are; from Python, give an array)"
             )
-        values = made
+        values |= made
     if standardize:
         for column, array in values.items():
             if array.min() == array.max():

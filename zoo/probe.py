@@ -137,16 +137,16 @@ def whole_sites(model) -> dict[str, float]:
         covariates = jax.tree.map(jnp.asarray, model.covariates(NUM_ROWS))
 
         def one(key, k, c_n):
-            z = k.astype(model.assignment_dtype)
-            value = lambda name, site, args: z if name == "z" else site.simulate(key, args).get_retval()
             found = {}
 
             def visit(name, site, args):
-                found[name] = value(name, site, args)
+                if name == "z":
+                    return k.astype(model.assignment_dtype)
+                found[name] = site.simulate(jax.random.fold_in(key, len(found)), args).get_retval()
                 return found[name]
 
             introspect.walk(model.observation, model._arguments(params, c_n), visit)
-            return {name: leaf for name, leaf in found.items() if name != "z"}
+            return found
 
         rows = jax.vmap(one, in_axes=(0, None, 0))
         every = jax.vmap(rows, in_axes=(None, 0, None))

@@ -138,7 +138,7 @@ def test_columns_of_these_names_have_the_mean_and_sd_taken_out_that_the_models_o
     assert_allclose(first.x, model.data.x[:9], rtol=1e-12)
     assert list(first.standardized.values()) == list(model.data.standardized.values())
     assert first.units == "standardised"
-    with pytest.raises(ValueError, match="the priors of thyroid are for standardised columns, rt3u, t4, t3, tsh, dtsh"):
+    with pytest.raises(ValueError, match="for standardised columns, rt3u, .* and these are a, b, c, d, e; give raw"):
         model.check(frame.set_axis(list("abcde"), axis=1))
     with pytest.raises(ValueError, match="rt3u, t4, t3, tsh, dtsh with means near 0 and sds near 1 already"):
         model.check(pd.DataFrame(model.data.columns))
