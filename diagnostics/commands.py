@@ -496,14 +496,14 @@ def describe(model) -> dict:
 
 def _gives(model, rule) -> dict:
     """What a conjugate rule is good for in this model."""
-    from inference import cavi, conjugacy
+    from inference import cavi, marginal
 
     return {
         "rule": rule.name,
         "draw": rule.conditional is not None,
         "m_step": rule.mode is not None,
         "variational": rule in cavi.served(model),
-        "marginal": rule.collapsed is not None and conjugacy.collapsible(model) is None,
+        "marginal": rule.collapsed is not None and marginal.collapsible(model) is None,
     }
 
 

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zoo.mixture import outside_traces
-from zoo.probe import NUM_DRAWS, draw_observations
+from zoo.probe import NUM_DRAWS, draw_observations, outside_traces
 
 NUM_POINTS = 32  # prior draws at which a site is replaced; each is looked at in one component, in turn
 COMPONENTS, OBSERVATIONS = "components", "observations"  # the plates

@@ -18,8 +18,8 @@ from PIL import Image
 from diagnostics.functionals import _sort_leaf, in_blocks
 from diagnostics.to_arviz import resample
 from inference.results import Draws, Exact, PointMass
+from zoo import support
 from zoo.dataset import checksum
-from zoo.mixture import _COUNTS
 
 # Okabe & Ito (2008), without yellow, which is too light for lines on white
 COLOURS = (
@@ -156,12 +156,12 @@ def fit(result, model, x):
         return None
     x = np.asarray(x, float)
     span = float(np.ptp(x)) or max(1.0, abs(float(x[0])) * 0.1)
-    if model.observation_shapes["x"].family in _COUNTS:
+    if model.observation_shapes["x"].family in support.COUNTS:
         grid = np.arange(max(0, math.floor(x.min() - 0.1 * span)), math.ceil(x.max() + 0.1 * span) + 1).astype(float)
     else:
         grid = np.linspace(x.min() - 0.25 * span, x.max() + 0.25 * span, NUM_POINTS)
     curves = sorted_tables(model, draws, grid, "density")
-    curves[:, model.outside_support(grid)] = 0.0  # where a density function may say anything
+    curves[:, support.outside(model, grid)] = 0.0  # where a density function may say anything
     return Fit(grid, curves, x) if np.isfinite(curves).all() else None
 
 
@@ -298,7 +298,7 @@ def quantity(data):
 
 def height(model, data):
     """Axis label of a density, or of a probability where the observations are counts."""
-    if model.observation_shapes["x"].family in _COUNTS:
+    if model.observation_shapes["x"].family in support.COUNTS:
         return "probability"
     unit = data["units"].split(" per ")[0]
     return f"density (per {unit})" if unit not in ("", "dimensionless", "standardised") else "density"

@@ -18,7 +18,7 @@ from diagnostics import missing
 from diagnostics.functionals import in_blocks
 from diagnostics.saved import Posterior
 from diagnostics.summaries import FEW
-from zoo import introspect
+from zoo import introspect, support
 
 CELLS = 2**23  # numbers that are held at once, 64 MiB
 NUM_REPLICATES = 4000  # observations from the posterior predictive, for tail probabilities
@@ -71,9 +71,9 @@ def grid(posterior: Posterior, low=None, high=None, num: int = NUM_GRID) -> tupl
     margin = np.ptp(data) / 4 or 1.0
     low, high = (data.min() - margin if low is None else low), (data.max() + margin if high is None else high)
     points = np.linspace(low, high, num)
-    if model.outside_support(np.array([0.5])).size and not model.outside_support(np.array([0.0, 1.0])).size:
+    if support.outside(model, np.array([0.5])).size and not support.outside(model, np.array([0.0, 1.0])).size:
         points = np.arange(np.ceil(low), np.floor(high) + 1)  # counts
-    points = np.delete(points, model.outside_support(points))
+    points = np.delete(points, support.outside(model, points))
     if not len(points):
         raise ValueError(f"no point from {low:g} to {high:g} is in the support of {model.name}")
     return points, log_predictive(posterior, points)

@@ -15,7 +15,7 @@ from diagnostics import pictures
 from diagnostics.graph import COMPONENTS, OBSERVATIONS
 from diagnostics.graph import graph as graph_of
 from diagnostics.pictures import COLOURS, GREY, INK, PALE, WIDTH
-from zoo.mixture import _COUNTS
+from zoo import support
 from zoo.probe import NUM_DRAWS, draw_observations
 
 NUM_CURVES = 25  # prior draws shown as curves
@@ -44,8 +44,8 @@ def prior_predictive(model) -> Figure:
     names = [name for name in model.observation_shapes if name != "z"]
     shape = model.observation_shapes["x"] if names == ["x"] else None
     if shape is not None and shape.shape == () and model.covariates_row is None:
-        return _densities(model, shape.family in _COUNTS)
-    if shape is not None and shape.shape == () or shape is not None and shape.family not in _COUNTS:
+        return _densities(model, shape.family in support.COUNTS)
+    if shape is not None and shape.shape == () or shape is not None and shape.family not in support.COUNTS:
         return _scatters(model)
     if shape is not None and shape.family == "Bernoulli":
         return _shares(model)
@@ -61,7 +61,7 @@ def _densities(model, counts) -> Figure:
         grid = np.arange(low, high + 1)
     else:
         grid = np.linspace(low, high, pictures.NUM_POINTS)
-    grid = np.delete(grid, model.outside_support(grid))
+    grid = np.delete(grid, support.outside(model, grid))
     curves = _curves(model, grid)
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -171,7 +171,7 @@ def _columns(model) -> Figure:
         values = own[name][1] if name in own else None
         sets = np.stack([c[name][1] for c in every])
         words = model.data.categories.get(name, ()) if model.data is not None else ()
-        top = _counts_panel(axis, values, sets, words) if family in _COUNTS else None
+        top = _counts_panel(axis, values, sets, words) if family in support.COUNTS else None
         if top is None:
             _number_panel(axis, values, sets)
         axis.set_xlabel(_label(model, name) if not words else name)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inference import conjugacy, em, labels, loop, space
+from inference import conditionals, em, labels, loop, marginal, space
 from inference.expected import family_of, kl, spread_by_mean
 from inference.importance import pareto_k
 from inference.results import Cost, Draws
@@ -68,7 +68,7 @@ def served(model):
     """The rules with a coordinate-ascent update; a spread that shares a block comes before its mean."""
     if any(len(shape.shape) > 1 for shape in model.observation_shapes.values()):
         return ()  # expectations are for numbers and vectors
-    return tuple(rule for rule in conjugacy.integrable(model) if family_of(rule))
+    return tuple(rule for rule in marginal.integrable(model) if family_of(rule))
 
 
 def cavi(
@@ -199,7 +199,7 @@ def _best(model, x, key, num_restarts, max_steps, tolerance, progress):
 def optimum(rule, params, r, x):
     """q(site) given responsibilities and the plugs of the other sites; the prior at r = 0."""
     given = rule.collapsed
-    return given.posterior(params, conjugacy.totals(given.statistics(params, x), r))
+    return given.posterior(params, conditionals.totals(given.statistics(params, x), r))
 
 
 def plugs(rules, q):
@@ -212,7 +212,7 @@ def expected_table(model, q, x):
     at = plugs(rules, q)
     table = model.log_table(at, x)
     for rule in rules:
-        arguments = conjugacy.row_arguments(model, at, x, rule.of)
+        arguments = conditionals.row_arguments(model, at, x, rule.of)
         each = jax.vmap(lambda of_row: family_of(rule).excess(q[rule.site], of_row))(arguments)  # noqa: B023
         table += each.reshape(*each.shape[:2], -1).sum(-1) if each.ndim > 1 else each[:, None]
     return table

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from inference import conjugacy, labels, loop
+from inference import conditionals, conjugacy, labels, loop, marginal
 from inference.results import Draws
 
 
@@ -18,9 +18,9 @@ class State(NamedTuple):
 
 def refuses(model, x) -> str | None:
     """None where every parameter can be integrated out in closed form, on the data x too."""
-    reason = conjugacy.collapsible(model)
+    reason = marginal.collapsible(model)
     if reason is None and x is not None:
-        reason = conjugacy.misfit(model, x)
+        reason = marginal.misfit(model, x)
     if reason is None or reason == "no unknown parameter":
         return reason
     return f"{reason}, and a collapsed sampler integrates all parameters out; gibbs draws them instead"
@@ -56,7 +56,7 @@ def part(own, belongs):
 @functools.cache
 def build(model, permute: bool = True, thin: int = 1) -> loop.Sampler:
     """The sampler."""
-    rules = conjugacy.integrable(model)
+    rules = marginal.integrable(model)
     moves = labels.moves(model, permute)
     K = model.num_components
 
@@ -65,14 +65,14 @@ def build(model, permute: bool = True, thin: int = 1) -> loop.Sampler:
 
     def step(key, i, state, x):
         key_sweeps, key_params, key_labels = jax.random.split(key, 3)
-        each = conjugacy.statistics_of(model, x)
+        each = marginal.statistics_of(model, x)
         log_weights = model.log_weights_table(conjugacy.somewhere(model), x)  # constants, where no rule is of "z"
         z, _ = jax.lax.scan(
             lambda z, key: (sweep(key, z, x, each, log_weights), None),
             state.assignments,
             jax.random.split(key_sweeps, thin),
         )
-        params = conjugacy.draw(model, key_params, sums_of(each, z))
+        params = marginal.draw(model, key_params, sums_of(each, z))
         lp, evaluations = model.log_density(params, x), thin + 1
         if moves:
             params, z, lp, used = labels.relabel(model, key_labels, params, z, lp, x)
@@ -82,7 +82,7 @@ def build(model, permute: bool = True, thin: int = 1) -> loop.Sampler:
 
     def sums_of(each, z):
         r = jax.nn.one_hot(z, K, dtype=jnp.result_type(float))
-        return {site: conjugacy.totals(leaves, r) for site, leaves in each.items()}
+        return {site: conditionals.totals(leaves, r) for site, leaves in each.items()}
 
     def sweep(key, z, x, each, log_weights):
         """z after a visit to every observation; sums are carried along, and made anew in every sweep."""
@@ -109,7 +109,7 @@ def build(model, permute: bool = True, thin: int = 1) -> loop.Sampler:
             if rule.of != "z":
                 without = others[rule.site]
                 joined = rule.collapsed.posterior(params, jax.tree.map(jnp.add, without, own[rule.site]))
-                params = {**params, rule.site: conjugacy.centre(joined)}
+                params = {**params, rule.site: marginal.centre(joined)}
                 before = rule.collapsed.posterior(params, without)
                 change = before.log_prob(params[rule.site]) - joined.log_prob(params[rule.site])
                 log_ratio += change.reshape(K, -1).sum(axis=1)

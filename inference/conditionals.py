@@ -34,7 +34,7 @@ class Rule(NamedTuple):
     name: str  # as `zoo show` prints it
     conditional: Callable | None  # (params, r, x) -> NumPyro distribution of the site; None: M-step only
     mode: Callable | None  # (params, r, x, prior) -> the maximiser, prior=False for maximum likelihood
-    collapsed: Collapsed | None  # what `inference.conjugacy.log_marginal` integrates by; None: shared, M-step only
+    collapsed: Collapsed | None  # what `inference.marginal.log_marginal` integrates by; None: shared, M-step only
     of: str  # the site of the observation that it is the prior of an argument of; "z" for the mixing weights
 
 

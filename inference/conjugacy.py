@@ -1,4 +1,4 @@
-"""Which prior site is conjugate to what, found from the declaration; and parameters integrated out by what was found.
+"""Which prior site is conjugate to what, found from the declaration.
 
 A rule of `inference.conditionals` is found when the two distributions are of the right classes, the component's
 argument *is* the site (checked at prior draws), and nothing else moves when the site does. Where a look at arguments
@@ -12,13 +12,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 
 from inference.conditionals import (
     Rule,
     arrays,
     beta_probability,
-    component_arguments,
     design,
     dirichlet_items,
     dirichlet_weights,
@@ -33,28 +31,14 @@ from inference.conditionals import (
     normal_spread,
     row_arguments,
     scale_of,
-    totals,
     wishart_precision,
 )
-from zoo.mixture import num_observations, outside_traces, split
-from zoo.probe import NUM_DRAWS, draw_observations
-
-__all__ = [
-    "Rule",
-    "collapsible",
-    "component_arguments",
-    "integrable",
-    "log_marginal",
-    "row_arguments",
-    "rules",
-    "totals",
-]
+from zoo.mixture import split
+from zoo.probe import NUM_DRAWS, draw_observations, outside_traces
 
 NUM_POINTS = 16  # prior draws at which a rule is probed
-NUM_CHECKS = 50  # points at which log joint - log conditional must be the same ...
-TOLERANCE = {"float64": 1e-8, "float32": 1e-3}  # ... relative to 1 + |log joint|, by precision
-CHECK_ROWS = 6  # observations in that check
-MISFIT_POINTS = 4  # assignments, and points given each, at which the collapsed rules are checked on data
+TOLERANCE = {"float64": 1e-8, "float32": 1e-3}  # of log joint - log conditional, relative to 1 + |log joint|
+CHECK_ROWS = 6  # observations in the check that log joint changes as log conditional does
 PROBE_ROWS = 33  # rows of data beside every prior draw, where arguments may differ from row to row
 # arguments that the rules take of a prior: a Gamma of log_rate, or a normal without a location, finds none
 GIVEN = {
@@ -78,169 +62,12 @@ def rules(model) -> tuple[Rule, ...]:
     return tuple(rule for rule in found if errors.get(rule.site, 0.0) <= TOLERANCE[jnp.result_type(float).name])
 
 
-# -- parameters integrated out --------------------------------------------------------------------------------
-
-
-def log_marginal(model, assignments, x):
-    """log p(assignments, x) with every parameter integrated out, a scalar: log joint - log conditional at one point.
-
-    The identity p(z, x) = p(params, z, x) / p(params | z, x) holds at any params (Besag 1989, Biometrika 76, the
-    candidate's formula); the point taken is the posterior's own. Raises ValueError where `collapsible`, or `misfit`
-    of an x that is no tracer, says why not.
-    """
-    reason = collapsible(model)
-    if reason is None and not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x)):
-        reason = misfit(model, x)
-    if reason:
-        raise ValueError(f"the parameters of {model.name} cannot be integrated out: {reason}")
-    r = jax.nn.one_hot(jnp.asarray(assignments), model.num_components, dtype=jnp.result_type(float))
-    sums = totals_of(model, x, r)
-    params = point(model, sums)
-    return model.log_joint(params, jnp.asarray(assignments), x) - log_conditional(model, params, sums).sum()
-
-
-@functools.cache
-def collapsible(model) -> str | None:
-    """None where every parameter can be integrated out of p(params, assignments, x); else the sentence why not.
-
-    Every site needs a rule, and log joint - log conditional must be one number at 50 points of all parameters: rules
-    that hold only given each other (a mean and a variance independent a priori) do not make a joint one.
-    """
-    if not model.param_shapes:
-        return "no unknown parameter"
-    found = {rule.site for rule in rules(model) if rule.collapsed is not None}
-    missing = [name for name in model.param_shapes if name not in found]
-    shared = [rule.site for rule in rules(model) if rule.conditional is not None and rule.site in missing]
-    if shared:
-        return f"{', '.join(shared)} is shared by all components"
-    if missing:
-        return f"{', '.join(missing)} has no conjugate prior"
-    if not outside_traces(_largest_change, model) <= TOLERANCE[jnp.result_type(float).name]:
-        sites = ", ".join(rule.site for rule in integrable(model))
-        return f"{sites} are conjugate one given the others, not together"
-    return None
-
-
-def misfit(model, x) -> str | None:
-    """None where the collapsed rules of a collapsible model hold on the data x, else the sentence.
-
-    `collapsible` looks at a few rows, and a dependence that only other rows have (a noise that one value of a covariate
-    alone brings) is not in them: log joint - log conditional must be one number given assignments of all of x, too.
-    Where a row is one array, and every density is by its arguments, there is nothing to depend on.
-    """
-    if not isinstance(x, dict) and not outside_traces(_probe, model).opaque:
-        return None
-    error = outside_traces(lambda: float(_misfits(model)(jax.random.key(5), jax.tree.map(jnp.asarray, x))))
-    if error <= TOLERANCE[jnp.result_type(float).name]:
-        return None
-    return f"a conjugate rule does not fit the joint density on these data (relative error {error:.1e})"
-
-
-@functools.cache
-def integrable(model) -> tuple[Rule, ...]:
-    """The rules with a collapsed form; one that integrates another site out comes before that site's own."""
-    found = [rule for rule in rules(model) if rule.collapsed is not None]
-    return tuple(sorted(found, key=lambda rule: not (rule.collapsed and rule.collapsed.integrates)))
-
-
-def totals_of(model, x, r):
-    """Sums of the collapsed rules' statistics over each component: site -> leaves (K, ...)."""
-    return {site: totals(each, r) for site, each in statistics_of(model, x).items()}
-
-
-def statistics_of(model, x):
-    """What one observation adds to the totals of its component: site -> leaves (N, 1 or K, ...)."""
-    params = somewhere(model)  # no collapsed statistic depends on parameters where `collapsible` is None
-    each = {rule.site: rule.collapsed.statistics(params, x) for rule in integrable(model)}
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_observations(x), *leaf.shape[1:])), each)
-
-
-def point(model, sums):
-    """Parameters near the centre of p(params | totals): each site at its mean, given the sites before it."""
-    params = somewhere(model)
-    for rule in integrable(model):
-        params = {**params, rule.site: centre(rule.collapsed.posterior(params, sums[rule.site]))}
-    return params
-
-
-def draw(model, key, sums):
-    """An exact draw from p(params | totals)."""
-    params = somewhere(model)
-    for i, rule in enumerate(integrable(model)):
-        drawn = rule.collapsed.posterior(params, sums[rule.site]).sample(jax.random.fold_in(key, i))
-        params = {**params, rule.site: drawn.astype(params[rule.site].dtype)}
-    return params
-
-
-def log_conditional(model, params, sums):
-    """log p(params of component k | totals), (K,) or more entries; the weights' own, one entry, come last."""
-    each = [rule.collapsed.posterior(params, sums[rule.site]).log_prob(params[rule.site]) for rule in integrable(model)]
-    return jnp.concatenate([jnp.ravel(value) for value in each])
-
-
-def centre(q):
-    """A value well inside q, defined for every parameter of q."""
-    return q.rate / (q.concentration + 1) if isinstance(q, dist.InverseGamma) else q.mean
-
-
-def somewhere(model):
-    """Parameters of the right shapes, with values of a right kind: the first prior draw."""
-    return {name: jnp.asarray(leaf) for name, leaf in _first_draw(model).items()}
-
-
-@functools.cache
-def _first_draw(model):
-    draws = outside_traces(lambda: jax.tree.map(np.asarray, model.prior_draws(jax.random.key(3), NUM_DRAWS)))
-    return {name: leaf[0] for name, leaf in draws.items()}
-
-
-def _unequal(joint, conditional):
-    """How far log joint - log conditional is from one number over the first axis, relative to 1 + |log joint|."""
-    gap = joint - conditional
-    return jnp.max(jnp.abs(gap - gap[0]) / (1 + jnp.abs(joint) + jnp.abs(joint[0])))
-
-
-def _largest_change(model):
-    """`_unequal` at prior draws, of a few drawn assignments and observations."""
-
-    @jax.jit
-    def program(draws, z, x):
-        r = jax.nn.one_hot(z, model.num_components, dtype=jnp.result_type(float))
-
-        def at(params):
-            each = {rule.site: totals(rule.collapsed.statistics(params, x), r) for rule in integrable(model)}
-            return model.log_joint(params, z, x), log_conditional(model, params, each).sum()
-
-        return _unequal(*jax.vmap(at)({name: leaf[:NUM_CHECKS] for name, leaf in draws.items()}))
-
-    return float(program(model.prior_draws(jax.random.key(3), NUM_DRAWS), *_drawn(model)))
-
-
-@functools.cache
-def _misfits(model):
-    """(key, x) -> the largest `_unequal`, given assignments at prior draws, at the centres of p(params | some of them):
-    no further from each other than the posterior is wide, so that rounding hides little."""
-
-    def given(key, params, x):
-        key_assign, key_some = jax.random.split(key)
-        z = jax.random.categorical(key_assign, model.log_table(params, x))
-        r = jax.nn.one_hot(z, model.num_components, dtype=jnp.result_type(float))
-        sums = totals_of(model, x, r)
-
-        def at(share):
-            params = point(model, totals_of(model, x, share * r))
-            return model.log_joint(params, z, x), log_conditional(model, params, sums).sum()
-
-        return _unequal(*jax.lax.map(at, jax.random.uniform(key_some, (MISFIT_POINTS, len(z), 1))))
-
-    def program(key, x):
-        draws = jax.tree.map(lambda leaf: leaf[:MISFIT_POINTS], model.prior_draws(jax.random.key(3), NUM_DRAWS))
-        return jax.lax.map(lambda each: given(*each, x), (jax.random.split(key, MISFIT_POINTS), draws)).max()
-
-    return jax.jit(program)
-
-
 # -- finding them -----------------------------------------------------------------------------------------
+
+
+def opaque(model) -> bool:
+    """Whether a density of `model` may depend on more than its distribution's arguments say."""
+    return outside_traces(_probe, model).opaque
 
 
 class _Probed(NamedTuple):
@@ -295,7 +122,7 @@ def _some_rows(model):
     """Rows on which arguments may depend beside the parameters: the row of `component_arguments`, and such that every
     column runs through its values in the data (or in a few drawn observations), spread evenly where they are many, and
     one on either side of them (other data may have it), each in an order of its own."""
-    x = _drawn(model)[1] if model.data is None else model.data.x
+    x = few_drawn(model)[1] if model.data is None else model.data.x
     if not isinstance(x, dict):
         return x[:1]
     rng = np.random.default_rng(0)
@@ -338,12 +165,23 @@ def _errors(model, found):
             errors[rule.site] = jnp.where((before == -jnp.inf) & (after == -jnp.inf), 0.0, error).max()
         return errors
 
-    errors = program(model.prior_draws(jax.random.key(3), NUM_DRAWS), *_drawn(model))
+    errors = program(model.prior_draws(jax.random.key(3), NUM_DRAWS), *few_drawn(model))
     return {site: float(error) for site, error in errors.items()}
 
 
+def somewhere(model):
+    """Parameters of the right shapes, with values of a right kind: the first prior draw."""
+    return {name: jnp.asarray(leaf) for name, leaf in _first_draw(model).items()}
+
+
 @functools.cache
-def _drawn(model):
+def _first_draw(model):
+    draws = outside_traces(lambda: jax.tree.map(np.asarray, model.prior_draws(jax.random.key(3), NUM_DRAWS)))
+    return {name: leaf[0] for name, leaf in draws.items()}
+
+
+@functools.cache
+def few_drawn(model):
     """A few assignments and observations, at the first prior draw."""
     draw = jax.jit(lambda key: draw_observations(model, somewhere(model), key, CHECK_ROWS))
     return jax.tree.map(np.asarray, draw(jax.random.key(17)))

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inference import conjugacy, space
+from inference import conditionals, conjugacy, space
 from zoo.mixture import num_observations
 
 COLLAPSED = 1e-8  # of the data's standard deviation: on its way to zero, stopped before it overflows
@@ -302,10 +302,10 @@ def scales(model, params, x):
     others, which show when it becomes singular; None for every other family."""
     family = None if isinstance(x, dict) else model.observation_shapes["x"].family
     if family == "MultivariateNormalFullCovariance":
-        return _given_others(conjugacy.component_arguments(model, params)["covariance_matrix"])
+        return _given_others(conditionals.component_arguments(model, params)["covariance_matrix"])
     if family not in SCALED:
         return None
-    return conjugacy.component_arguments(model, params)[SCALED[family]].reshape(model.num_components, -1)
+    return conditionals.component_arguments(model, params)[SCALED[family]].reshape(model.num_components, -1)
 
 
 def data_scales(model, x):

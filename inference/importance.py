@@ -54,7 +54,7 @@ def importance(
     if not model.param_shapes:
         used = min(asked, max(2, min(MAX_KNOWN, int(MAX_ENTRIES // num_observations(x)))))
     most = MOST_TIMES * used if num_particles is None else used
-    draws = _run(model, _summed_out(model), x, key, used, num_resampled, block, progress, most)
+    draws = weighted_draws(model, _summed_out(model), x, key, used, num_resampled, block, progress, most)
     if used < asked:
         said = f"no unknown parameter: {used} particles of equal weight serve for {asked}"
         draws = draws._replace(warnings=(*draws.warnings, said))
@@ -71,7 +71,7 @@ def importance_joint(
     assignments (1, S, N) where S N is at most 5e7.
     """
     program = _proposed(model, num_observations(x), num_particles * num_observations(x) <= MAX_ENTRIES)
-    return _run(model, program, x, key, num_particles, num_resampled, block, progress)
+    return weighted_draws(model, program, x, key, num_particles, num_resampled, block, progress)
 
 
 # -- what the weights are worth ------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def collapsed(log_weights) -> bool:
 # -- running -------------------------------------------------------------------------------------------------
 
 
-def _run(model, program, x, key, num_particles, num_resampled, block, progress, most=0) -> Draws:
+def weighted_draws(model, program, x, key, num_particles, num_resampled, block, progress, most=0) -> Draws:
     if num_particles < 2 or (block is not None and block < 1):  # one weight says nothing of its own error
         raise ValueError(f"num_particles should be at least 2 and block at least 1, got {num_particles} and {block}")
     x = jax.tree.map(jnp.asarray, x)

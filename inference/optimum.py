@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
-from inference import conjugacy, loop, space
+from inference import conditionals, loop, space
 from inference.em_step import scales
 from inference.results import Cost, Params
 from zoo.mixture import twin_supports
@@ -172,7 +172,7 @@ def _inwards(model):
     def program(draws, x):
         one, other = (jax.tree.map(lambda leaf: leaf[i], draws) for i in (0, 1))  # noqa: B023
         u = of.unconstrain(one)
-        loc = lambda params: conjugacy.component_arguments(model, params)["loc"]
+        loc = lambda params: conditionals.component_arguments(model, params)["loc"]
 
         def at(shift):
             moved = of.constrain(u + shift)

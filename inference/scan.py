@@ -54,7 +54,7 @@ def importance(model, x, key, *, num_particles=100_000, num_resampled=0, progres
     log weights sum_n log p(x_n | what comes before it); log evidence and its standard error, and what the weights are
     worth, as of `inference.importance`.
     """
-    return sampling._run(model, _proposed(model), x, key, num_particles, num_resampled, None, progress)
+    return sampling.weighted_draws(model, _proposed(model), x, key, num_particles, num_resampled, None, progress)
 
 
 def _refuses_gibbs(model, x) -> str | None:

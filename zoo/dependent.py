@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from zoo.dataset import Dataset
-from zoo.mixture import Mixture, Params, numbers
+from zoo.mixture import Mixture, Params
+from zoo.support import numbers
 
 FIT_ALONE = ": its rows depend on each other given the parameters, and inference.fit alone serves it, from Python"
 

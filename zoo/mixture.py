@@ -5,13 +5,12 @@ A mixture is two GenJAX `@gen` functions: `prior()` returns what the components 
 log p(z_n = k, x_n | params), row n, column k: `Mixture.log_table`.
 """
 
-import concurrent.futures
 import functools
 import inspect
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +18,10 @@ import numpy as np
 from genjax import ChoiceMap, Mask, gen
 from jax.scipy.special import logsumexp
 
-from zoo import introspect, nearest, probe, tables
+from zoo import introspect, nearest, probe, support, tables
 from zoo.dataset import Dataset, of_table
+from zoo.probe import outside_traces
+from zoo.support import Shape
 
 Params = dict[str, Any]
 
@@ -63,7 +64,7 @@ class Mixture:
         return jax.eval_shape(lambda key: introspect.sample(self.prior, (), key)[0], jax.random.key(0))
 
     @functools.cached_property
-    def observation_shapes(self) -> dict[str, "Shape"]:
+    def observation_shapes(self) -> dict[str, Shape]:
         """The observation's sites, "z" included: name -> shape, dtype, distribution family. Compiles nothing."""
         families = {}
 
@@ -72,7 +73,7 @@ class Mixture:
             arguments = self._arguments(params, self.covariates_row)
             drawn, _ = introspect.sample(self.observation, arguments, key)
             found, _ = introspect.sites(self.observation, arguments, drawn)
-            families.update({name: (site.family, _num_categories(site)) for name, site in found.items()})
+            families.update({name: (site.family, support.num_categories(site)) for name, site in found.items()})
             return drawn
 
         shapes = jax.eval_shape(draw, jax.random.key(0))
@@ -100,7 +101,7 @@ class Mixture:
     @property
     def data_shapes(self) -> dict[str, tuple[int, ...]]:
         """What `x` holds: key -> shape of one row, the covariates included; {"x": ()} for an array (N,)."""
-        shapes = {name: self.observation_shapes[name].shape for name in self._observation_names}
+        shapes = {name: self.observation_shapes[name].shape for name in self.observation_names}
         if isinstance(self.covariates_row, dict):
             raise ValueError(f"{self.name} has several arrays of covariates: give its data from Python, as a dict")
         return shapes if self.covariates_row is None else {**shapes, "covariates": np.shape(self.covariates_row)}
@@ -135,14 +136,14 @@ class Mixture:
         trace = self.joint(n, covariates).simulate(key, ())
         choices = trace.get_choices()
         params = {name: choices[_address(name)] for name in self.param_shapes}
-        observed = {name: _plain(choices[("obs", *_address(name))]) for name in self._observation_names}
+        observed = {name: _plain(choices[("obs", *_address(name))]) for name in self.observation_names}
         x = observed["x"] if set(observed) == {"x"} else observed
         if covariates is not None:
             x = {**(x if isinstance(x, dict) else {"x": x}), "covariates": jax.tree.map(jnp.asarray, covariates)}
         return params, choices["obs", "z"].astype(jnp.int32), x
 
     @property
-    def _observation_names(self) -> tuple[str, ...]:
+    def observation_names(self) -> tuple[str, ...]:
         return tuple(name for name in self.observation_shapes if name != "z")
 
     def prior_draws(self, key, n: int) -> Params:
@@ -296,54 +297,11 @@ class Mixture:
         return int(sum(np.prod(shape, dtype=int) for shape in shapes))
 
     def check(self, x, name: str = "x") -> Any:
-        """`x` as arrays of the model's shape, or ValueError with one sentence.
+        """`x` as arrays of the model's shape, or ValueError with one sentence (`zoo.support`).
 
-        Host side; compiles nothing for families whose support is known here, else one small program.
+        Host side; compiles nothing for families whose support is known, else one small program.
         """
-        if tables.is_frame(x):
-            x = self.of_frame(x, name).x
-        names, choices = self._observation_names, self.num_assignments
-        if choices not in (None, self.num_components):
-            raise ValueError(
-                f"{self.name}: num_components is {self.num_components}, but its assignment z is one of {choices}; "
-                "the two should be the same"
-            )
-        if set(names) == {"x"} and not isinstance(x, dict):
-            return self._check_density(self._check_leaf(x, "x", name), name)
-        if not isinstance(x, dict):
-            raise ValueError(f"{name} should be a dict with the keys {', '.join(names)}, got {type(x).__name__}")
-        expected = [*names, *(["covariates"] if self.covariates_row is not None else [])]
-        if sorted(x) != sorted(expected):
-            raise ValueError(f"{name} should have the keys {', '.join(expected)}, got {', '.join(map(str, x))}")
-        checked = {k: self._check_leaf(x[k], k, f"{name}[{k!r}]") for k in names}
-        if "covariates" in x:
-            checked["covariates"] = self._check_covariates(x["covariates"], f"{name}['covariates']")
-        lengths = {k: len(leaf) for k, leaf in checked.items() if k != "covariates"}
-        covariates = jax.tree.leaves(checked.get("covariates", []))
-        lengths |= {f"covariates[{i}]": len(leaf) for i, leaf in enumerate(covariates)}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"the entries of {name} should have one length N, got {lengths}")
-        return self._check_density(checked, name)
-
-    def _check_covariates(self, covariates, name):
-        """`covariates` as arrays whose rows are like those of the model's data, finite; ValueError otherwise."""
-        rows, structure = jax.tree.flatten(self.covariates_row)
-        leaves, given = jax.tree.flatten(covariates, is_leaf=lambda leaf: not isinstance(leaf, dict))
-        if given != structure:
-            raise ValueError(f"{name} should be built like those of {self.name}'s own data, {structure}; got {given}")
-        checked = []
-        for leaf, row in zip(leaves, rows, strict=True):
-            array = np.asarray(leaf)
-            if array.dtype.kind not in "biuf":
-                raise ValueError(f"{name} should be numbers, got values of type {array.dtype}")
-            if array.shape[1:] != np.shape(row) or array.ndim == 0:
-                wanted = ", ".join(["N", *map(str, np.shape(row))])
-                raise ValueError(f"{name} should have shape ({wanted}) for {self.name}, got {array.shape}")
-            bad = np.flatnonzero(~np.isfinite(array.astype(float)).reshape(len(array), -1).all(axis=1))
-            if len(bad):
-                raise ValueError(f"{name} row {bad[0]} is NaN or infinite; remove or impute it")
-            checked.append(array)
-        return jax.tree.unflatten(structure, checked)
+        return support.check(self, x, name)
 
     def of_frame(self, frame, name: str = "x") -> Dataset:
         """A pandas object as data: the columns called as the features of the model's data are, else all, in order.
@@ -357,142 +315,6 @@ class Mixture:
             return of_table(table, name, keys=shapes, words=self.categories, **options)
         features = tuple(self.data.columns) if self.data is not None else ()
         return of_table(table, name, (), int(np.prod(shapes["x"], dtype=int)), names=features, **options)
-
-    def _check_density(self, x, name):
-        """`x`, or ValueError for a row that no component can produce; asked where values alone do not tell."""
-        families = {shape.family for address, shape in self.observation_shapes.items() if address != "z"}
-        if families & probe.WITH_TRIALS:
-            self._check_trials(x, name)
-        if families & _ASKED:
-            outside = np.flatnonzero(~outside_traces(probe.possible, self, x))
-            if len(outside):
-                raise ValueError(f"{_row(name, x, outside[0])}, outside the support of {self.name}")
-        return x
-
-    def _check_trials(self, x, name):
-        """ValueError for numbers of trials that are none, and for counts that do not fit them."""
-        for address, trials in outside_traces(probe.trials, self, x).items():
-            inner = tuple(range(2, trials.ndim))
-            none = (trials < 0) | (trials != np.floor(trials))
-            wrong = np.flatnonzero(none.any(axis=(1, *inner)))
-            if len(wrong):
-                says = f"has {trials[none][0]:.10g} trials of {address}; trials are 0, 1, 2, ..."
-                raise ValueError(f"{_row(name, x, wrong[0])}, which {says}")
-            counts = np.asarray(x[address] if isinstance(x, dict) else x)[:, None].astype(trials.dtype)
-            summed = self.observation_shapes[address].family in probe.SUMMED
-            fits = counts.sum(axis=-1) == trials if summed else counts <= trials
-            wrong = np.flatnonzero(~fits.all(axis=inner).any(axis=1))
-            if len(wrong):
-                must = "counts of a row sum to" if summed else "a count is from 0 to"
-                most = f"{trials[wrong[0]].max():.10g}"
-                says = f"outside the support of {self.name}: {must} its number of trials, {most}"
-                raise ValueError(f"{_row(name, x, wrong[0])}, {says}")
-
-    def _check_leaf(self, values, address, name):
-        floats = numbers(values, self.observation_shapes[address].shape, name, self.name)
-        outside = self.outside_support(floats, address)
-        if not len(outside) and address in self.whole_sites:
-            below = (floats < 0) & (self.whole_sites[address] >= 0)
-            outside = np.flatnonzero((below | (floats != np.floor(floats))).reshape(len(floats), -1).any(axis=1))
-        if len(outside):
-            says = f"{name} row {outside[0]} is {np.asarray(values)[outside[0]]}, outside the support of {self.name}"
-            raise ValueError(f"{says}: {self._needs(address)}")
-        return floats
-
-    def outside_support(self, values, address="x"):
-        """Indices of the rows of float `values` (N, ...) that the family of the site `address` cannot produce.
-
-        Host side; families that are not listed here have no such rows (`check` asks them by `whole_sites`).
-        """
-        family, num_categories = self.observation_shapes[address][2:]
-        if family == "Bernoulli":
-            return np.flatnonzero(((values != 0) & (values != 1)).reshape(len(values), -1).any(axis=1))
-        if family in _COUNTS:
-            wrong = (values < 0) | (values != np.floor(values)) | (values >= (num_categories or np.inf))
-            return np.flatnonzero(wrong.reshape(len(values), -1).any(axis=1))
-        if family == "VonMises":  # float32 rounds pi up
-            return np.flatnonzero((np.abs(values) > np.pi * (1 + 1e-6)).reshape(len(values), -1).any(axis=1))
-        if family in _NONNEGATIVE:
-            return np.flatnonzero((values < 0).reshape(len(values), -1).any(axis=1))
-        if family in _POSITIVE:
-            return np.flatnonzero((values <= 0).reshape(len(values), -1).any(axis=1))
-        if family in _UNIT:
-            return np.flatnonzero(((values <= 0) | (values >= 1)).reshape(len(values), -1).any(axis=1))
-        return np.array([], int)
-
-    @functools.cached_property
-    def whole_sites(self) -> dict[str, float]:
-        """The sites that take whole numbers, and the least met, probed: of families that are not known here."""
-        families = {shape.family for address, shape in self.observation_shapes.items() if address != "z"}
-        return {} if families <= _KNOWN else outside_traces(probe.whole_sites, self)
-
-    def _needs(self, address) -> str:
-        """What the values of the site `address` are, for a reader who gave others."""
-        family, num_categories = self.observation_shapes[address][2:]
-        if family == "Categorical" and num_categories is not None:
-            return f"its {num_categories} categories are 0, ..., {num_categories - 1}"
-        for families, says in _SAYS:
-            if family in families:
-                return says
-        return "its values are whole numbers"
-
-
-class Shape(NamedTuple):
-    """A site of the observation: shape and dtype of its value, its distribution's class name, its L if categorical."""
-
-    shape: tuple[int, ...]
-    dtype: Any
-    family: str
-    num_categories: int | None = None
-
-
-def _num_categories(site) -> int | None:
-    tables = [site.parameters[k] for k in ("probs", "logits") if k in site.parameters]
-    return int(np.shape(tables[0])[-1]) if site.family == "Categorical" and tables else None
-
-
-_COUNTS = {"Poisson", "Binomial", "NegativeBinomial", "Bernoulli", "Categorical", "Geometric"}
-_POSITIVE = {"LogNormal", "InverseGamma"}
-_NONNEGATIVE = {"Exponential", "Gamma", "Weibull"}
-_UNIT = {"Beta", "Kumaraswamy", "LogitNormal"}
-_SAYS = (
-    ({"Bernoulli"}, "its values are 0 and 1"),
-    (_COUNTS, "counts are 0, 1, 2, ..."),
-    (_NONNEGATIVE, "its values are 0 or more"),
-    (_POSITIVE, "its values are above 0"),
-    (_UNIT, "its values lie between 0 and 1"),
-    ({"VonMises"}, "angles are radians from -pi to pi"),
-)
-# families with a support of their own, whatever the parameters, that the density itself is asked about
-_ASKED = {"Chi2", "Gamma", "HalfCauchy", "HalfNormal", "HalfStudentT", "Weibull"}
-_LINE = {"Cauchy", "Laplace", "Logistic", "MultivariateNormalDiag", "MultivariateNormalFullCovariance", "Normal"}
-_KNOWN = _COUNTS | _POSITIVE | _NONNEGATIVE | _UNIT | _ASKED | _LINE | {"StudentT", "VonMises"}
-
-
-def numbers(values, event, name, model) -> np.ndarray:
-    """`values` as finite float64 numbers (N, *event), or ValueError with one sentence; `model` is a name."""
-    try:
-        values = np.asarray(values)
-    except ValueError:
-        raise ValueError(f"{name} has rows of different lengths; give an array of one shape") from None
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"{name} should be numbers, got values of type {values.dtype}")
-    if values.ndim != 1 + len(event) or values.shape[1:] != event:
-        wanted = ", ".join(["N", *map(str, event)]) + ("," if not event else "")
-        hint = f"; use {name}[:, 0]?" if not event and values.ndim == 2 else ""
-        raise ValueError(f"{name} should have shape ({wanted}) for {model}, got {values.shape}{hint}")
-    if len(values) == 0:
-        raise ValueError(f"{name} has no rows; give at least one observation")
-    floats = values.astype(np.float64)
-    bad = np.flatnonzero(~np.isfinite(floats).reshape(len(values), -1).all(axis=1))
-    if len(bad):
-        raise ValueError(
-            f"{name} has {len(bad)} rows with NaN or infinite values (first: row {bad[0]}); remove or impute them"
-        )
-    huge = np.flatnonzero((np.abs(floats) > 1e100).reshape(len(values), -1).any(axis=1))
-    if len(huge):
-        raise ValueError(f"{name} row {huge[0]} is {values[huge[0]]}: its density underflows; rescale the data")
-    return floats
 
 
 def permutations(num_components: int) -> np.ndarray:
@@ -584,16 +406,6 @@ def simplex(**constants):
 # -- private ----------------------------------------------------------------------------------------------
 
 
-def outside_traces(function, *args):
-    """`function(*args)` with concrete values even when first reached from inside a jitted function.
-
-    JAX's tracing state belongs to a thread, so a fresh thread has none (`jax.ensure_compile_time_eval` also folds
-    constants, which GenJAX's interpreter does not survive).
-    """
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        return pool.submit(function, *args).result()
-
-
 def _plain(value):
     """The value of a choice: GenJAX wraps that of a `switch` in a Mask, always valid where each branch has it."""
     return value.value if isinstance(value, Mask) else value
@@ -606,11 +418,6 @@ def _address(name: str) -> tuple[str, ...]:
 def _choices(values: dict[str, Any]) -> ChoiceMap:
     nested = {(_address(k) if "." in k else k): jnp.asarray(v) for k, v in values.items()}
     return ChoiceMap.d(nested)
-
-
-def _row(name, x, n) -> str:
-    """Row n of `x`, the first being row 0, as a sentence begins."""
-    return f"{name} row {n} is {jax.tree.map(lambda leaf: np.asarray(leaf)[n], x)}"
 
 
 def num_observations(x) -> int:

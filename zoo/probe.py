@@ -3,7 +3,7 @@
 A matching shape is not enough: a leaf is the components' own only if its row k moves column k alone.
 """
 
-import functools
+import concurrent.futures
 from typing import Any
 
 import jax
@@ -12,8 +12,6 @@ import numpy as np
 
 from zoo import introspect
 
-SUMMED = {"Multinomial", "DirichletMultinomial"}  # whose counts sum to the number of trials
-WITH_TRIALS = SUMMED | {"Binomial", "BetaBinomial"}
 NUM_ROWS = 4  # observations in the probe
 NUM_DRAWS = 256  # of the prior; the number that `inference.space` draws, so that one program serves both
 
@@ -108,90 +106,6 @@ def exchanges(model) -> bool:
     return bool(np.allclose(here, there, rtol=1e-4, atol=1e-4))
 
 
-def possible(model, x):
-    """Whether some component gives row n a positive density at some of 16 prior draws, (N,) bool."""
-    draws = {name: leaf[:16] for name, leaf in model.prior_draws(jax.random.key(5), NUM_DRAWS).items()}
-    return np.asarray(_possible(model)(draws, jax.tree.map(jnp.asarray, x)))
-
-
-@functools.cache
-def _possible(model):
-    def program(draws, x):
-        one = lambda params: jnp.isfinite(model.log_components(params, x)).any(axis=1)
-        return jax.vmap(one)(draws).any(axis=0) if draws else one({})
-
-    return jax.jit(program)
-
-
-def whole_sites(model) -> dict[str, float]:
-    """The sites of the observation whose every value is a whole number, and the least of these: at each of 16 prior
-    draws 4 observations of every component.
-
-    Values that are all alike say nothing: a density may underflow to 0. Compiles one small program.
-    """
-    draws = {name: leaf[:16] for name, leaf in model.prior_draws(jax.random.key(5), NUM_DRAWS).items()}
-
-    @jax.jit
-    @jax.vmap
-    def program(params, key):
-        covariates = jax.tree.map(jnp.asarray, model.covariates(NUM_ROWS))
-
-        def one(key, k, c_n):
-            found = {}
-
-            def visit(name, site, args):
-                if name == "z":
-                    return k.astype(model.assignment_dtype)
-                found[name] = site.simulate(jax.random.fold_in(key, len(found)), args).get_retval()
-                return found[name]
-
-            introspect.walk(model.observation, model._arguments(params, c_n), visit)
-            return found
-
-        rows = jax.vmap(one, in_axes=(0, None, 0))
-        every = jax.vmap(rows, in_axes=(None, 0, None))
-        return every(jax.random.split(key, NUM_ROWS), jnp.arange(model.num_components), covariates)
-
-    drawn = program(draws, jax.random.split(jax.random.key(17), 16))
-    values = {name: np.asarray(leaf, float) for name, leaf in drawn.items()}
-    whole = lambda leaf: np.array_equal(leaf, np.floor(leaf)) and np.abs(leaf).max() < 2**20 and np.ptp(leaf) > 0
-    return {name: float(leaf.min()) for name, leaf in values.items() if whole(leaf)}
-
-
-def trials(model, x) -> dict[str, np.ndarray]:
-    """Site -> the numbers of trials that row n has in component k, where parameters have no say: (N, K), and the axes
-    of the event, without the last where counts sum to it."""
-    draws = {name: leaf[:2] for name, leaf in model.prior_draws(jax.random.key(5), NUM_DRAWS).items()}
-    given = x if isinstance(x, dict) else {"x": x}
-    observed = {name: jnp.asarray(leaf) for name, leaf in given.items() if name != "covariates"}
-    covariates = jax.tree.map(jnp.asarray, given.get("covariates"))
-    found = jax.tree.map(np.asarray, _trials(model)(draws, observed, covariates))
-    return {name: pair[0] for name, pair in found.items() if np.array_equal(pair[0], pair[-1])}
-
-
-@functools.cache
-def _trials(model):
-    def cell(params, k, x_n, c_n):
-        found = {}
-        for name, site in model.observation_sites(params, k, x_n, c_n).items():
-            if site.family in WITH_TRIALS:
-                event = jnp.shape(x_n[name])
-                shape = event[:-1] if site.family in SUMMED else event
-                found[name] = jnp.broadcast_to(site.parameters["total_count"], shape)
-        return found
-
-    rows = jax.vmap(cell, in_axes=(None, None, 0, 0))
-    table = jax.vmap(rows, in_axes=(None, 0, None, None), out_axes=1)
-
-    def program(draws, observed, covariates):
-        components = jnp.arange(model.num_components)
-        if not draws:
-            return jax.tree.map(lambda leaf: leaf[None], table({}, components, observed, covariates))
-        return jax.vmap(table, in_axes=(0, None, None, None))(draws, components, observed, covariates)
-
-    return jax.jit(program)
-
-
 def draw_observations(model, params, key, n=NUM_ROWS):
     """n assignments and observations at `params`, with the data's first covariates where the model has any."""
     returned, covariates = model.prior_return(params), jax.tree.map(jnp.asarray, model.covariates(n))
@@ -206,3 +120,13 @@ def draw_observations(model, params, key, n=NUM_ROWS):
     if covariates is None:
         return z, x
     return z, {**(x if isinstance(x, dict) else {"x": x}), "covariates": covariates}
+
+
+def outside_traces(function, *args):
+    """`function(*args)` with concrete values even when first reached from inside a jitted function.
+
+    JAX's tracing state belongs to a thread, so a fresh thread has none (`jax.ensure_compile_time_eval` also folds
+    constants, which GenJAX's interpreter does not survive).
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *args).result()

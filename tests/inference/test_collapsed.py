@@ -10,7 +10,7 @@ import pytest
 from genjax import categorical, gen, inverse_gamma, normal
 
 from diagnostics import calibration
-from inference import Refused, collapsed, conjugacy, fit
+from inference import Refused, collapsed, fit, marginal
 from zoo import MODELS, Dataset, Mixture
 from zoo.models.bento import bento
 from zoo.models.coffee import coffee
@@ -72,7 +72,7 @@ def test_log_marginal_sums_to_the_evidence():
     x = np.asarray(model.data.x)[:6]
     every = jnp.asarray(np.indices((2,) * 6).reshape(6, -1).T)
     summed = jax.scipy.special.logsumexp(
-        jax.jit(jax.vmap(lambda z: conjugacy.log_marginal(model, z, jnp.asarray(x))))(every)
+        jax.jit(jax.vmap(lambda z: marginal.log_marginal(model, z, jnp.asarray(x))))(every)
     )
     assert abs(float(summed) - fit(model, "enumeration", x).log_evidence) < 1e-9
 
@@ -109,4 +109,4 @@ def test_data_on_which_a_rule_fails_are_refused_where_the_declaration_did_not_sh
     with pytest.raises(Refused, match="does not fit the joint density on these data"):
         fit(model, "collapsed", other)
     with pytest.raises(ValueError, match="does not fit the joint density on these data"):
-        conjugacy.log_marginal(model, np.zeros(20, int), other)
+        marginal.log_marginal(model, np.zeros(20, int), other)

@@ -26,7 +26,7 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 
 from diagnostics import calibration
 from diagnostics.truth import stored
-from inference import collapsed, conjugacy, gibbs
+from inference import collapsed, conjugacy, gibbs, marginal
 from zoo import Mixture
 
 wishart = tfp_distribution(lambda df, scale_tril: tfd.WishartTriL(df, scale_tril))
@@ -332,7 +332,7 @@ def test_collapsed_gibbs_leaves_the_joint_law_invariant(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_all_parameters_are_integrated_out_only_where_that_is_one_law(name):
     model, _, whole = FAMILIES[name]
-    reason = conjugacy.collapsible(model)
+    reason = marginal.collapsible(model)
     expected = "shared by all components" if name in SHARED else "one given the others"
     assert reason is None if whole else expected in reason
 
@@ -448,7 +448,7 @@ def built(name):
 @pytest.mark.parametrize("name", CONJUGATE)
 def test_marginal_likelihoods_by_the_rules_are_the_stored_ones(name):
     model, z, x = built(name)
-    value = float(conjugacy.log_marginal(model, z, jnp.asarray(x)))
+    value = float(marginal.log_marginal(model, z, jnp.asarray(x)))
     if "counts" in CONJUGATE[name]["inputs"]:
         value -= -0.5 * np.log(2 * np.pi) * len(x)
     value_of = CONJUGATE[name]["value"]
@@ -460,9 +460,9 @@ def test_marginal_likelihoods_by_the_rules_are_the_stored_ones(name):
 def test_posteriors_by_the_rules_are_the_stored_ones(name):
     model, z, x = built(name)
     expected, tolerance = CONJUGATE[name]["value"], CONJUGATE[name]["tolerance"]["abs"]
-    sums = conjugacy.totals_of(model, jnp.asarray(x), jax.nn.one_hot(z, model.num_components))
-    params = conjugacy.point(model, sums)
-    q = {rule.site: rule.collapsed.posterior(params, sums[rule.site]) for rule in conjugacy.integrable(model)}
+    sums = marginal.totals_of(model, jnp.asarray(x), jax.nn.one_hot(z, model.num_components))
+    params = marginal.point(model, sums)
+    q = {rule.site: rule.collapsed.posterior(params, sums[rule.site]) for rule in marginal.integrable(model)}
     found = {
         "normal_known": lambda: {"post_mean": q["m"].loc[0], "post_sd": q["m"].scale[0]},
         "nig": lambda: {"m": q["m"].loc[0], "a": q["v"].concentration[0], "b": q["v"].rate[0]},
@@ -479,4 +479,4 @@ def test_posteriors_by_the_rules_are_the_stored_ones(name):
 def test_a_marginal_that_the_rules_do_not_give_is_refused_in_a_sentence():
     model = FAMILIES["diagonal"][0]
     with pytest.raises(ValueError, match="means, variances are conjugate one given the others, not together"):
-        conjugacy.log_marginal(model, np.zeros(3, int), jnp.zeros((3, 2)))
+        marginal.log_marginal(model, np.zeros(3, int), jnp.zeros((3, 2)))
