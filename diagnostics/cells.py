@@ -1,12 +1,15 @@
 """Back ends on models of the zoo with default settings: how each cell ends, as JSON beside one page.
 
-python -m diagnostics.cells [--backends B,...] [--file docs/backends.json] [MODEL ...]
+python -m diagnostics.cells [--backends B,...] [--minutes M] [--file docs/backends.json] [MODEL ...]
 """
 
 import argparse
+import functools
 import json
 import pathlib
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 
 import inference
@@ -22,8 +25,8 @@ Made by `python -m diagnostics.cells` with seed 0 and default settings; {version
 ends that it runs and replaces their rows; each row names its commit. Where the machine did other work too, seconds are
 upper bounds.
 
-Each cell ends as *mixed* or *not mixed*, *usable* or *not usable*, *exact*, *at the MAP*, or *refused*, with the
-reason; what agrees was held against the reference named with the model.
+Each cell ends as *mixed* or *not mixed*, *usable* or *not usable*, *exact*, *at the MAP*, *refused*, or *stopped* when
+its time was over, with the reason; what agrees was held against the reference named with the model.
 """
 CHAINS = tuple(name for name, entry in inference.TABLE.items() if entry[1] == "mcmc")
 
@@ -86,21 +89,43 @@ def grown(table: dict, names, backends) -> Iterator[dict]:
         comparison = compare(zoo.MODELS[name], backends, seed=0)
         reference = comparison.reference
         known = f"{reference.kind}, {reference.source}" if reference.values else "none"
-        cells = {**table.get(name, {"cells": {}})["cells"], **cells_of(comparison, source)}
-        table = {**table, name: {"reference": known, "cells": cells}}
-        yield table
+        yield (table := joined(table, name, known, cells_of(comparison, source)))
         loop.forget_programs()
+
+
+def joined(table: dict, name: str, reference: str, cells: dict) -> dict:
+    """The table with these cells of one model in the place of their rows."""
+    return {**table, name: {"reference": reference, "cells": {**table.get(name, {"cells": {}})["cells"], **cells}}}
+
+
+def limited(table: dict, names, backends, minutes: float) -> Iterator[dict]:
+    """The table after each cell, run in a process of its own that is stopped after so many minutes."""
+    source = commit() or "unknown"
+    for name, backend in ((name, backend) for name in names for backend in backends):
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder) / "cell.json"
+            command = [sys.executable, "-m", "diagnostics.cells", "--backends", backend, "--file", str(file), name]
+            try:
+                subprocess.run(command, check=True, timeout=60 * minutes)
+                found = json.loads(file.read_text(encoding="utf-8"))[name]
+            except subprocess.TimeoutExpired:
+                says = f"did not end in {minutes:g} minutes"
+                cell = {"status": "stopped", "seconds": None, "mixed": None, "says": says, "commit": source}
+                found = {"reference": table.get(name, {}).get("reference", "none"), "cells": {backend: cell}}
+        yield (table := joined(table, name, **found))
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m diagnostics.cells")
     parser.add_argument("--backends", help="names with commas between them; default all")
+    parser.add_argument("--minutes", type=float, help="stop a cell after so many; default none")
     parser.add_argument("--file", type=pathlib.Path, default=pathlib.Path("docs/backends.json"))
     parser.add_argument("models", nargs="*", help="default all")
     args = parser.parse_args(arguments)
     backends = args.backends.split(",") if args.backends else list(inference.BACKENDS)
     table = json.loads(args.file.read_text(encoding="utf-8")) if args.file.exists() else {}
-    for table in grown(table, args.models or list(zoo.MODELS), backends):  # noqa: B020
+    grow = grown if args.minutes is None else functools.partial(limited, minutes=args.minutes)
+    for table in grow(table, args.models or list(zoo.MODELS), backends):  # noqa: B020
         args.file.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
         args.file.with_suffix(".md").write_text(markdown(table), encoding="utf-8")
 

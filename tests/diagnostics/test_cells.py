@@ -1,6 +1,7 @@
 """The table of how each back end ends on each model."""
 
 import json
+import subprocess
 from types import SimpleNamespace
 
 from diagnostics import cells
@@ -59,3 +60,21 @@ def test_a_model_some_of_whose_chains_were_not_run_is_on_neither_list(monkeypatc
     stand_in(monkeypatch)
     (table,) = cells.grown({}, ["bento"], ["gibbs"])
     assert cells.not_mixed(table["bento"]["cells"]) is None and "(0): none." in cells.markdown(table)
+
+
+def test_a_cell_that_does_not_end_in_its_time_is_a_row_that_says_so(monkeypatch, tmp_path):
+    stand_in(monkeypatch)
+
+    def run(command, check, timeout):
+        arguments = dict(zip(command[3:-1:2], command[4:-1:2], strict=True))
+        if arguments["--backends"] == "nuts":
+            raise subprocess.TimeoutExpired(command, timeout)
+        cells.main(command[3:])
+
+    monkeypatch.setattr(subprocess, "run", run)
+    file = tmp_path / "table.json"
+    cells.main(["--backends", "gibbs,nuts", "--minutes", "25", "--file", str(file), "coffee"])
+    ended = json.loads(file.read_text())["coffee"]["cells"]
+    assert ended["gibbs"]["says"] == "mixed" and ended["nuts"]["status"] == "stopped"
+    assert cells.not_mixed(ended) == ["nuts"]
+    assert "| nuts |  | stopped: did not end in 25 minutes | abc |" in file.with_suffix(".md").read_text()
