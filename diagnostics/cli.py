@@ -187,7 +187,7 @@ def build_command(name: str, parser: Parser | None = None) -> Parser:
     else:
         add("--backends", metavar="NAME[,NAME]", help="default: every one that applies")
     add("--option", metavar="[BACKEND.]NAME=VALUE", action="append", default=[], help="a back end's setting (TOML)")
-    add("--seed", metavar="N", type=whole(0, 2**63 - 1), default=0, help="default: 0")
+    add("--seed", metavar="N", type=whole(0, 2**63 - 1), help="default: 0, or that of the run gone on with")
     add("--chains", metavar="N", type=whole(1, 10_000), help="number of chains")
     add("--warmup", metavar="N", type=whole(0, 10**8), help="warmup steps per chain")
     add("--draws", metavar="N", type=whole(1, 10**8), help="draws per chain")

@@ -263,7 +263,7 @@ def _run(args, backends, resume=None):
     x = data if data is not None else _own(model)
     observed = checked(model, x.x, args.data)
     _check_distinct(model, observed, plan(names, settings))
-    seed, earlier = args.seed, None
+    seed, earlier = args.seed or 0, None
     if resume is not None:
         seed, settings, earlier = _resumed(args, model, observed, plan(names, settings)[names[0]])
     with tables.progress_bars(not (args.quiet or args.json)) as progress:
@@ -289,7 +289,7 @@ def _resumed(args, model, x, given):
     saved = resume.read(args.resume, model, x)
     if saved.backend != args.backend:
         raise ValueError(f"--resume: {args.resume} is a run of {saved.backend}; give --backend {saved.backend}")
-    if args.seed not in (0, saved.seed):
+    if args.seed not in (None, saved.seed):
         raise ValueError(f"--resume: the saved run has seed {saved.seed}, not {args.seed}; leave --seed out")
     return saved.seed, {args.backend: resume.settings(saved, given)}, saved.draws
 

@@ -57,7 +57,7 @@ def read(posterior, path, column=None, missing=False) -> dict:
     columns as they are in the file, and mean and sd of each that the run's own data were standardised by."""
     import numpy as np
 
-    from zoo import dataset
+    from zoo import dataset, support
 
     model, said = posterior.model, posterior.said
     own = model.data is not None and model.data.sha256 == said["data_sha256"]
@@ -90,7 +90,9 @@ def read(posterior, path, column=None, missing=False) -> dict:
     filled = {}
     for name, leaf in leaves.items():
         mean, sd = scales[name]
-        filled[name] = np.where(lacking[name], np.asarray(observed[name])[0], (leaf - mean) / sd)
+        of_trials = name != "covariates" and model.observation_shapes[name].family in support.OUT_OF_TRIALS
+        possible = 0 if of_trials else np.asarray(observed[name])[0]
+        filled[name] = np.where(lacking[name], possible, (leaf - mean) / sd)
     x = checked(model, filled if isinstance(new.x, dict) else filled["x"], path)
     seen = None
     if first is not None:

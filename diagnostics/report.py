@@ -392,8 +392,8 @@ def _starts(comparison) -> list[str]:
     """Where the chains began, where EM can climb from there."""
     try:
         return starts.sentences(comparison)
-    except Exception:  # as of `_maths`
-        return []
+    except Exception as error:  # must not cost the reader the report
+        return [f"Where the chains began is not known: EM from their starts failed ({type(error).__name__}: {error})."]
 
 
 def _graph(model, num_observations) -> list[str]:

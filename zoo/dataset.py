@@ -41,6 +41,9 @@ class Dataset:
             raise ValueError(
                 f"data set {self.name}: checksum {found} is not the recorded {self.sha256}; it has changed"
             )
+        unknown = next((column for column in self.standardized if column not in self.columns), None)
+        if unknown is not None:
+            raise ValueError(f"data set {self.name}: standardized names {unknown!r}: {nearest(unknown, self.columns)}")
         object.__setattr__(self, "sha256", found)
 
     @property

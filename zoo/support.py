@@ -27,7 +27,8 @@ _ASKED = {"Chi2", "Gamma", "HalfCauchy", "HalfNormal", "HalfStudentT", "Weibull"
 _LINE = {"Cauchy", "Laplace", "Logistic", "MultivariateNormalDiag", "MultivariateNormalFullCovariance", "Normal"}
 _KNOWN = COUNTS | _POSITIVE | _NONNEGATIVE | _UNIT | _ASKED | _LINE | {"StudentT", "VonMises"}
 _SUMMED = {"Multinomial", "DirichletMultinomial"}  # whose counts sum to the number of trials
-_WITH_TRIALS = _SUMMED | {"Binomial", "BetaBinomial"}
+OUT_OF_TRIALS = {"Binomial", "BetaBinomial"}
+_WITH_TRIALS = _SUMMED | OUT_OF_TRIALS
 
 
 class Shape(NamedTuple):

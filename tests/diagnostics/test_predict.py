@@ -112,6 +112,17 @@ def test_missing_entries_are_filled_in_by_mean_and_sd(files, capsys):
     assert 3 < rows[2]["mean[eruptions]"] < 6 and rows[2]["sd[eruptions]"] > 0 and rows[2]["log_density"] < 0
 
 
+@pytest.mark.slow
+def test_a_missing_count_of_fewer_trials_than_the_runs_first_is_integrated_out(files, capsys):
+    model = zoo.MODELS["betablocker"]
+    assert model.data.x["x"][0] > 2
+    params = {"weights": np.full((2, 4, 3), 1 / 3), "probs": np.tile([0.05, 0.1, 0.2], (2, 4, 1))}
+    path = result(model, params, files["folder"] / "arms.nc")
+    new = table(files["folder"] / "arms.csv", "x,covariates", ",2", "1,10")
+    first, _ = json.loads(run(f"{path} --data {new} --missing marginalize --json", capsys).out)["rows"]
+    assert first["mean[x]"] == pytest.approx(2 * 0.35 / 3) and first["probability[0]"] == pytest.approx(1 / 3)
+
+
 def test_rows_of_a_standardised_run_are_standardised_too(files, capsys):
     model = zoo.MODELS.builder("bento_known")(means=(0.7, -0.8), scales=(0.02, 0.02))
     x = (zoo.MODELS["bento"].data.x - 430) / 100

@@ -55,6 +55,7 @@ def saved(tmp_path_factory):
         ("coffee --backend nuts --resume {0}/gibbs.nc", "give --backend gibbs"),
         ("coffee --backend em --resume {0}/gibbs.nc", "em has none"),
         ("coffee --resume {0}/gibbs.nc --seed 4", "has seed 3, not 4"),
+        ("coffee --resume {0}/gibbs.nc --seed 0", "has seed 3, not 0"),
         ("coffee --resume {0}/gibbs.nc --option thin=2", "has thin = 5, not 2"),
         ("coffee --resume {0}/gibbs.nc --warmup 30", "has num_warmup = 20, not 30"),
         ("coffee --resume {0}/gibbs.nc --draws 10", "has 15 draws per chain already"),

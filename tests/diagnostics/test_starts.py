@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diagnostics import compare, starts
+from diagnostics import compare, report, starts
 from inference import fit
 from zoo import MODELS
 
@@ -52,3 +52,12 @@ def test_the_starts_are_the_uninterrupted_runs_when_resumed():
 def test_chains_without_starts_and_models_without_em_say_nothing():
     known = compare(MODELS["bento_known"], ["gibbs"], settings={"num_warmup": 5, "num_draws": 5})
     assert starts.covered(known) == {} and starts.sentences(known) == []
+
+
+def test_a_climb_that_fails_is_said_in_the_report(comparison, monkeypatch):
+    def fails(*args):
+        raise FloatingPointError("no number")
+
+    monkeypatch.setattr(starts.em, "climb_from", fails)
+    (said,) = report._starts(comparison)
+    assert "EM from their starts failed (FloatingPointError: no number)" in said

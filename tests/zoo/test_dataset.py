@@ -112,6 +112,11 @@ def test_a_frequency_column_repeats_the_rows(tmp_path):
         read(file, frequency="frq")
 
 
+def test_what_was_taken_out_is_of_a_column():
+    with pytest.raises(ValueError, match="data set mine: standardized names 'y'"):
+        Dataset(name="mine", x=np.zeros((3, 2)), feature_names=("a", "b"), standardized={"y": (0.0, 1.0)})
+
+
 def test_standardising_records_the_mean_and_the_standard_deviation(tmp_path):
     file = tmp_path / "a.csv"
     file.write_text("a,b\n1,5\n3,9\n5,4\n")
