@@ -108,9 +108,11 @@ def limited(table: dict, names, backends, minutes: float) -> Iterator[dict]:
             try:
                 subprocess.run(command, check=True, timeout=60 * minutes)
                 found = json.loads(file.read_text(encoding="utf-8"))[name]
-            except subprocess.TimeoutExpired:
-                says = f"did not end in {minutes:g} minutes"
-                cell = {"status": "stopped", "seconds": None, "mixed": None, "says": says, "commit": source}
+            except subprocess.SubprocessError as error:
+                over = isinstance(error, subprocess.TimeoutExpired)
+                status = "stopped" if over else "failed"
+                says = f"did not end in {minutes:g} minutes" if over else str(error).partition("' ")[2]
+                cell = {"status": status, "seconds": None, "mixed": None, "says": says, "commit": source}
                 found = {"reference": table.get(name, {}).get("reference", "none"), "cells": {backend: cell}}
         yield (table := joined(table, name, **found))
 

@@ -160,7 +160,7 @@ def declared(model) -> Form | str:
     drawn = _forward(form)
     theirs, ours = (
         probe(model, *drawn).log_joint,
-        np.array([_log_joint(form, *_nth(drawn, r)) for r in range(NUM_PROBES)]),
+        np.array([log_joint_of_form(form, *_nth(drawn, r)) for r in range(NUM_PROBES)]),
     )
     if not np.all(np.abs(ours - theirs) <= 1e-8 * (1 + np.abs(ours))):
         return "the declaration looks like Normal components in closed form, but its joint density is another"
@@ -207,7 +207,7 @@ def _nth(drawn, r):
     return {name: leaf[r] for name, leaf in params.items()}, z[r], x[r]
 
 
-def _log_joint(form, params, z, x):
+def log_joint_of_form(form, params, z, x):
     """log p(params, z, x) by SciPy's densities."""
     prior_mean, prior_sd, variance, shape, scale = np.array(form.components, dtype=float).T
     weights, means, log_prior = form.weights, prior_mean, 0.0

@@ -26,10 +26,11 @@ from inference.closed_forms import (
     sufficient,
     unknown_variance_log_marginal,
 )
-from inference.declared import Component, Form, declared
+from inference.declared import Component, Form, declared, log_joint_of_form, probe
 from inference.results import Cost, Draws, Exact
 
 LIMIT = 2**22  # assignments
+NUM_CHECKS = 64  # draws at which the closed form is held to the model
 
 
 # -- the back end -------------------------------------------------------------------------------------------
@@ -70,6 +71,7 @@ def enumeration(model, x, key, *, num_draws=40_000, num_chains=4, progress=None)
     nodes, log_weights = _nodes(form, x, probabilities)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
     params, assignments = _draws(form, x, probabilities, rng, num_chains, -(-num_draws // num_chains))
+    _check_form(model, form, params, assignments, x)
     # the joint density of K**N assignments, each as if it had been a pass over the data
     cost = Cost(compiled - started, time.perf_counter() - compiled, table_evaluations=K**N)
     return Exact(
@@ -82,6 +84,23 @@ def enumeration(model, x, key, *, num_draws=40_000, num_chains=4, progress=None)
         assignment_probabilities=assignment_probabilities,
         co_clustering=co_clustering,
     )
+
+
+def _check_form(model, form, params, assignments, x):
+    """ValueError where the closed form is not the model's own joint density at draws from the posterior: `declared`
+    looked at no data, and a declaration may be another one where these are."""
+    draws = assignments.reshape(-1, len(x))
+    chosen = np.linspace(0, len(draws) - 1, NUM_CHECKS).astype(int)
+    flat = {name: leaf.reshape(-1, *leaf.shape[2:])[chosen] for name, leaf in params.items()}
+    rows = np.broadcast_to(x, (NUM_CHECKS, *x.shape))
+    theirs = probe(model, flat, draws[chosen], rows).log_joint
+    at = lambda r: ({name: leaf[r] for name, leaf in flat.items()}, draws[chosen[r]], x)
+    ours = np.array([log_joint_of_form(form, *at(r)) for r in range(NUM_CHECKS)])
+    if not np.all(np.abs(ours - theirs) <= 1e-8 * (1 + np.abs(ours))):
+        raise ValueError(
+            f"{model.name} looks like Normal components in closed form, but at draws from the posterior on these data "
+            "its joint density is another; enumeration cannot serve it"
+        )
 
 
 def log_joint_of_assignments(model, x) -> np.ndarray:

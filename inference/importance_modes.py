@@ -148,8 +148,8 @@ def proposal_of(model, x, key_modes, key_prior, num_restarts) -> tuple[Proposal,
     at = lambda u: jax.tree.map(np.asarray, settle(jnp.asarray(u), scale, x))
     first: list[np.ndarray] = []  # modes that no relabelling makes another's
     for r in range(len(us)):
-        if np.isfinite(us[r]).all() and not any(_close(us[r, 0], there, scale).any() for there in first):
-            first.append(us[r])
+        if np.isfinite(us[r, 0]).all() and not any(_close(us[r, 0], there, scale).any() for there in first):
+            first.append(us[r][np.isfinite(us[r]).all(axis=1)])  # a labelling may leave the support
     first = first[:MAX_MODES]
     places: list[Place] = []
     for u in (u for labellings in first for u in labellings):

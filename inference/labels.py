@@ -3,8 +3,11 @@
 A permutation s sends old component k to component s[k]: params become permute(params, s), assignments s[assignments].
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from numpyro.distributions import constraints
 
 from zoo.mixture import permutations, twin_supports
@@ -14,19 +17,44 @@ NUM_TRANSPOSITIONS = 10
 
 
 def moves(model, permute: bool) -> bool:
-    """Whether the permutation move applies: asked for, more than one component, and a relabelling exists.
+    """Whether the permutation move applies: asked for, more than one component, and a relabelling exists that keeps
+    every parameter in its support.
 
-    Raises ValueError for a model declared exchangeable whose density changes with the labels: the move would take
-    all labellings for equally probable.
+    Where it does not, samplers that keep a permutation beside parameters in the frame of one labelling would count
+    a point once for every labelling that is possible there. Raises ValueError for a model declared exchangeable whose
+    density changes with the labels: the move would take all labellings for equally probable.
     """
     if not (permute and model.num_components > 1 and model.relabels):
         return False
-    if model.exchangeable and not model.exchanges:
+    kept = same_supports(model)
+    if not model.exchangeable:
+        return kept
+    if not (kept and model.exchanges):
         raise ValueError(
             f"{model.name} is declared exchangeable, but relabelling its components changes its density; "
             "declare exchangeable=False"
         )
     return True
+
+
+@functools.cache
+def same_supports(model) -> bool:
+    """Whether a component parameter has one support for every component: none has bounds of its own, or an order.
+
+    True where no twin says what the supports are: then nothing is held in the frame of one labelling.
+    """
+    if model.lacks_twin is not None:
+        return True
+    supports = twin_supports(model)
+    return all(_alike(*supports[name]) for name in model.component_leaves if name in supports)
+
+
+def _alike(support, shape) -> bool:
+    bounds = [np.asarray(bound) for bound in jax.tree.leaves(support)]
+    if any(b.ndim == len(shape) and b.shape[0] > 1 and not np.array_equal(b, np.roll(b, 1, axis=0)) for b in bounds):
+        return False
+    base = getattr(support, "base_constraint", support)
+    return base.event_dim < len(shape) or base in (constraints.simplex, constraints.real_vector)
 
 
 def redraw(model, key, current, log_density):

@@ -61,11 +61,9 @@ def misfit(model, x) -> str | None:
     """None where the collapsed rules of a collapsible model hold on the data x, else the sentence.
 
     `collapsible` looks at a few rows, and a dependence that only other rows have (a noise that one value of a covariate
-    alone brings) is not in them: log joint - log conditional must be one number given assignments of all of x, too.
-    Where a row is one array, and every density is by its arguments, there is nothing to depend on.
+    alone brings), or a location that is cut off where only these data are, is not in them: log joint - log conditional
+    must be one number given assignments of all of x, too.
     """
-    if not isinstance(x, dict) and not conjugacy.opaque(model):
-        return None
     error = outside_traces(lambda: float(_misfits(model)(jax.random.key(5), jax.tree.map(jnp.asarray, x))))
     if error <= conjugacy.TOLERANCE[jnp.result_type(float).name]:
         return None

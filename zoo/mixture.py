@@ -280,9 +280,11 @@ class Mixture:
     def lacks_twin(self) -> str | None:
         """The sentence why there is no NumPyro model, or None."""
         try:
-            self.numpyro_model  # noqa: B018
+            twin_supports(self)
         except ValueError as error:
             return str(error)
+        except Exception:  # a hand-written twin that fails shows its own error where it is used
+            pass
         return None
 
     @functools.cached_property
@@ -323,7 +325,10 @@ def permutations(num_components: int) -> np.ndarray:
 
 
 def twin_supports(model: Mixture) -> dict[str, tuple[Any, tuple[int, ...]]]:
-    """The NumPyro model's unobserved sites: name -> (constraint, shape). Host side."""
+    """The NumPyro model's unobserved sites: name -> (constraint, shape). Host side.
+
+    Raises ValueError where a support depends on other parameters.
+    """
     import numpyro
 
     found, twin = {}, model.numpyro_model
@@ -335,8 +340,25 @@ def twin_supports(model: Mixture) -> dict[str, tuple[Any, tuple[int, ...]]]:
         return 0
 
     x = model.data.x if model.data is not None else jax.eval_shape(lambda k: model.simulate(k, 2)[2], jax.random.key(0))
-    jax.eval_shape(run, jax.random.key(0), jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), x))
+    x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), x)
+    jax.eval_shape(run, jax.random.key(0), x)
+    traced = [name for name, (support, _) in found.items() if _has_tracer(support)]
+    if traced:  # bounds that JAX computed: numbers if the model is run, and the same in every run
+        rows = jax.tree.map(lambda leaf: np.ones((2, *leaf.shape[1:]), leaf.dtype), x)
+        outside_traces(run, jax.random.key(0), rows)
+        first = dict(found)
+        outside_traces(run, jax.random.key(1), rows)
+        for name in traced:
+            if not jax.tree.all(jax.tree.map(np.array_equal, first[name][0], found[name][0])):
+                raise ValueError(
+                    f"the support of {name} in {model.name} depends on other parameters, which no change of variables "
+                    f"here follows; declare {name} relative to them, such as a share of its bound"
+                )
     return found
+
+
+def _has_tracer(support) -> bool:
+    return any(isinstance(bound, jax.core.Tracer) for bound in jax.tree.leaves(support))
 
 
 def builder(function: Callable) -> Callable:

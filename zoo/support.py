@@ -10,7 +10,7 @@ import numpy as np
 from zoo import introspect, tables
 from zoo.probe import NUM_DRAWS, NUM_ROWS, outside_traces
 
-COUNTS = {"Poisson", "Binomial", "NegativeBinomial", "Bernoulli", "Categorical", "Geometric"}
+COUNTS = {"Poisson", "Binomial", "BetaBinomial", "NegativeBinomial", "Bernoulli", "Categorical", "Geometric"}
 _POSITIVE = {"LogNormal", "InverseGamma"}
 _NONNEGATIVE = {"Exponential", "Gamma", "Weibull"}
 _UNIT = {"Beta", "Kumaraswamy", "LogitNormal"}
@@ -55,11 +55,11 @@ def check(model, x, name: str = "x") -> Any:
             f"{model.name}: num_components is {model.num_components}, but its assignment z is one of {choices}; "
             "the two should be the same"
         )
-    if set(names) == {"x"} and not isinstance(x, dict):
+    if set(names) == {"x"} and model.covariates_row is None and not isinstance(x, dict):
         return _check_density(model, _check_leaf(model, x, "x", name), name)
-    if not isinstance(x, dict):
-        raise ValueError(f"{name} should be a dict with the keys {', '.join(names)}, got {type(x).__name__}")
     expected = [*names, *(["covariates"] if model.covariates_row is not None else [])]
+    if not isinstance(x, dict):
+        raise ValueError(f"{name} should be a dict with the keys {', '.join(expected)}, got {type(x).__name__}")
     if sorted(x) != sorted(expected):
         raise ValueError(f"{name} should have the keys {', '.join(expected)}, got {', '.join(map(str, x))}")
     checked = {k: _check_leaf(model, x[k], k, f"{name}[{k!r}]") for k in names}

@@ -1,10 +1,12 @@
 """The table of how each back end ends on each model."""
 
 import json
+import pathlib
 import subprocess
 from types import SimpleNamespace
 
 from diagnostics import cells
+from zoo import MODELS
 
 COST = {"compile_seconds": 1.0, "run_seconds": 2.0}
 
@@ -69,12 +71,22 @@ def test_a_cell_that_does_not_end_in_its_time_is_a_row_that_says_so(monkeypatch,
         arguments = dict(zip(command[3:-1:2], command[4:-1:2], strict=True))
         if arguments["--backends"] == "nuts":
             raise subprocess.TimeoutExpired(command, timeout)
+        if arguments["--backends"] == "smc":
+            raise subprocess.CalledProcessError(-9, command)
         cells.main(command[3:])
 
     monkeypatch.setattr(subprocess, "run", run)
     file = tmp_path / "table.json"
-    cells.main(["--backends", "gibbs,nuts", "--minutes", "25", "--file", str(file), "coffee"])
+    cells.main(["--backends", "gibbs,smc,nuts", "--minutes", "25", "--file", str(file), "coffee"])
     ended = json.loads(file.read_text())["coffee"]["cells"]
     assert ended["gibbs"]["says"] == "mixed" and ended["nuts"]["status"] == "stopped"
-    assert cells.not_mixed(ended) == ["nuts"]
+    assert cells.not_mixed(ended) == ["nuts"] and ended["smc"]["status"] == "failed"
+    assert ended["smc"]["says"] == "died with <Signals.SIGKILL: 9>."
     assert "| nuts |  | stopped: did not end in 25 minutes | abc |" in file.with_suffix(".md").read_text()
+
+
+def test_the_page_in_the_repository_has_fifteen_models_mixed_and_names_the_others():
+    table = json.loads((pathlib.Path(cells.__file__).parents[1] / "docs" / "backends.json").read_text())
+    ended = {name: cells.not_mixed(table[name]["cells"]) for name in table}
+    assert sum(missed == [] for missed in ended.values()) >= 15
+    assert sorted(ended) == sorted(MODELS) and None not in ended.values(), "each is mixed, or not mixed somewhere"
