@@ -196,6 +196,19 @@ def test_classes_do_not_change_when_the_labels_of_every_draw_are_permuted():
     assert abs(averaged[0] - averaged[1]) < 50, "the labels were not mixed"
 
 
+@pytest.mark.slow
+def test_the_mean_direction_of_draws_on_both_sides_of_the_cut_is_theirs():
+    rng = np.random.default_rng(1)
+    about = np.array([3.1, -0.5]) + 0.1 * rng.standard_normal((2, 60, 2))
+    wrapped = (about + np.pi) % (2 * np.pi) - np.pi
+    assert (wrapped[..., 0] < 0).sum() > 20 and abs(wrapped[..., 0].mean() - 3.1) > 1
+    params = {"weights": np.full((2, 60, 2), 0.5), "means": wrapped, "concentrations": rng.gamma(50.0, 0.1, (2, 60, 2))}
+    found = classification.classify(posterior(zoo.MODELS["directions"], params), np.array([3.0, -0.4]))
+    means = sorted(cluster["means"] for cluster in found.clusters)
+    assert means[0] == pytest.approx(about[..., 1].mean(), abs=1e-3)
+    assert means[1] == pytest.approx(about[..., 0].mean(), abs=1e-3)
+
+
 def test_draws_that_cannot_be_matched_get_a_sentence():
     new = np.array([425.0, 500.0])
     alike = bentos() | {"means": np.random.default_rng(5).normal(425.0, 1.0, (2, 60, 2))}
