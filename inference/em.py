@@ -67,9 +67,10 @@ def em(
     as wide as the data, from where fewer run into spikes; the fourth begins at a prior draw. A restart has converged
     when the largest entry of the gradient of the log density, per observation and in unconstrained space, is below
     `tolerance`. *Admissible* are restarts that converged, with that gradient below 1e-6, no empty component, every
-    unknown scale of a Normal or Student-t component above `floor` of the data's standard deviation (with unequal scales
-    the likelihood is unbounded, and optima below the floor are spurious; of a covariance matrix the scales of each
-    coordinate given the others are meant), and no direction in which the log density curves upwards. (In float32 both
+    unknown scale of a Normal, log-normal or Student-t component above `floor` of the data's standard deviation (with
+    unequal scales the likelihood is unbounded, and optima below the floor are spurious; of a covariance matrix the
+    scales of each coordinate given the others are meant), and no direction in which the log density curves upwards. (In
+    float32 both
     bounds on the gradient are what its rounding allows, 1.2e-4 and 1.2e-3.) Admissible restarts come first, then the
     others, each by descending log density; a restart that ran into a singularity is given at its last finite log
     density. `ended` says how each one ended, `warnings` count those that are not admissible, and say where no finite

@@ -120,7 +120,7 @@ def build(model, prior: bool, accelerate: bool, anneal: bool) -> Built:
 
     def smallest_scale(params, first, x, sd):
         """Least of the `scales` over the data's, scales that never moved from the start left out."""
-        scale = scales(model, params, x)
+        scale = scales(model, params)
         if scale is None:
             return jnp.asarray(jnp.inf)
         never_moved = jnp.abs(scale - first) <= 1e-6 * first
@@ -206,7 +206,7 @@ def build(model, prior: bool, accelerate: bool, anneal: bool) -> Built:
             size=sum((jnp.abs(leaf).sum() for leaf in jax.tree.leaves(x)), jnp.zeros(())),
             sd=data_scales(model, x),
         )
-        first = jax.vmap(lambda params: scales(model, params, x))(start.params)
+        first = jax.vmap(lambda params: scales(model, params))(start.params)
         running = lambda s: ~s.converged & ~s.stopped & (s.step <= stop)
         only = lambda mask, yes, no: jax.tree.map(lambda a, b: jnp.where(_like(mask, a), a, b), yes, no)
 
@@ -235,7 +235,7 @@ class Known(NamedTuple):
 
     num: Any  # N
     size: Any  # sum of |x|
-    sd: Any  # of every column of x (`data_scales`), 1 where it is 0; None for a dict
+    sd: Any  # of every column of x that has a scale (`data_scales`), 1 where it is 0; None without
 
 
 class Start(NamedTuple):
@@ -294,29 +294,50 @@ def rounding(size, magnitude):
     return jnp.finfo(jnp.result_type(float)).eps * (1 + size + magnitude)
 
 
-SCALED = {"Normal": "scale", "StudentT": "scale", "MultivariateNormalDiag": "scale_diag"}
+SCALED = {"Normal": "scale", "StudentT": "scale", "LogNormal": "scale", "MultivariateNormalDiag": "scale_diag"}
+FULL = "MultivariateNormalFullCovariance"
 
 
-def scales(model, params, x):
-    """Scales of Normal and Student-t components, (K, 1 or D), of a full covariance those of each coordinate given the
-    others, which show when it becomes singular; None for every other family."""
-    family = None if isinstance(x, dict) else model.observation_shapes["x"].family
-    if family == "MultivariateNormalFullCovariance":
-        return _given_others(conditionals.component_arguments(model, params)["covariance_matrix"])
-    if family not in SCALED:
-        return None
-    return conditionals.component_arguments(model, params)[SCALED[family]].reshape(model.num_components, -1)
+def scaled(model) -> tuple[str, ...]:
+    """The sites of the observation whose components have a location and a scale."""
+    sites = model.observation_shapes.items()
+    return tuple(name for name, shape in sites if name != "z" and shape.family in (*SCALED, FULL))
+
+
+def scales(model, params):
+    """Scales of Normal, log-normal and Student-t components, those of every site side by side, (K, F); of a full
+    covariance those of each coordinate given the others, which show when it becomes singular; None where no site has
+    any."""
+    found = []
+    for of in scaled(model):
+        arguments, family = conditionals.component_arguments(model, params, of), model.observation_shapes[of].family
+        each = _given_others(arguments["covariance_matrix"]) if family == FULL else arguments[SCALED[family]]
+        found.append(by_column(model, of, each))
+    return jnp.concatenate(found, axis=1) if found else None
+
+
+def by_column(model, of, argument):
+    """An argument of every component of site `of`, (K, F), where it is one number for all columns too."""
+    K, size = model.num_components, int(np.prod(model.observation_shapes[of].shape, dtype=int))
+    return jnp.broadcast_to(argument.reshape(K, -1), (K, size))
+
+
+def columns_of(model, of, x):
+    """What the scales of site `of` are of, (N, F): its columns, a log-normal's on the log scale."""
+    leaf = jnp.asarray(x[of] if isinstance(x, dict) else x)
+    leaf = leaf.reshape(len(leaf), -1)
+    return jnp.log(leaf) if model.observation_shapes[of].family == "LogNormal" else leaf
 
 
 def data_scales(model, x):
-    """What `scales` are compared with: the same of all the data at once, (1, 1 or D); None of a dict."""
-    if isinstance(x, dict):
-        return None
-    if model.observation_shapes["x"].family == "MultivariateNormalFullCovariance":
-        sd = _given_others(jnp.atleast_2d(jnp.cov(x.T, bias=True)))
-    else:
-        sd = jnp.std(x, axis=0)
-    return jnp.where(sd > 0, sd, 1.0).reshape(1, -1)  # a NaN is not above 0
+    """What `scales` are compared with: the same of all the data at once, (1, F); None where no site has any."""
+    found = []
+    for of in scaled(model):
+        one = columns_of(model, of, x)
+        full = model.observation_shapes[of].family == FULL
+        sd = _given_others(jnp.atleast_2d(jnp.cov(one.T, bias=True))) if full else jnp.std(one, axis=0)
+        found.append(jnp.where(sd > 0, sd, 1.0).reshape(1, -1))  # a NaN is not above 0
+    return jnp.concatenate(found, axis=1) if found else None
 
 
 def _given_others(covariance):

@@ -121,3 +121,25 @@ def test_equal_or_few_rows_with_a_proper_posterior_are_served_and_agree_with_enu
         by_chain = one.mean(axis=1)
         error = np.hypot(by_chain.std(ddof=1) / np.sqrt(len(by_chain)), two.std() / np.sqrt(two.size))
         assert abs(one.mean() - two.mean()) < 8 * error  # t with 3 degrees of freedom: 8 is a chance of .004
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, says",
+    [
+        ("athletes", "5 rows are equal (row 5"),
+        ("exoplanet_masses", "3 rows are equal (row 25, x = 0.99)"),
+        ("faithful_lkj", "8 rows are equal in x[0]"),
+    ],
+)
+def test_equal_numbers_in_one_column_of_a_row_and_of_log_normals_are_seen(name, says):
+    (said,) = optimum.check_proper(MODELS[name], MODELS[name].data.x)
+    assert said.startswith(f"the posterior is improper: {says}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["faithful", "faithful_spherical", "iris", "wine"])
+def test_priors_that_vanish_at_scale_zero_are_proper_whatever_the_ties(name):
+    x = np.asarray(MODELS[name].data.x)
+    assert len(np.unique(x[:, 0])) < len(x)
+    assert optimum.check_proper(MODELS[name], x) == ()

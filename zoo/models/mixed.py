@@ -13,7 +13,9 @@
 
 What makes it hard: the three columns pull at the assignments with unlike strength, and not the same way. Men are
 taller, have more iron and play water polo, women netball (`labels`, which the model does not see); but basketball
-players and rowers of both sexes are tall, and gymnasts are small.
+players and rowers of both sexes are tall, and gymnasts are small. Heights are recorded in tenths of a centimetre and
+several are equal, where a scale under a HalfNormal prior may shrink without end: the posterior is improper there, which
+every result says.
 
 Data: Cook & Weisberg 1994, An Introduction to Regression Graphics.
 """

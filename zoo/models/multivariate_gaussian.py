@@ -52,7 +52,8 @@ LKJ = """Old Faithful, with the scales of both measurements and their correlatio
     x[n]         ~ MultivariateNormal(means[z[n]], L L'), L = diag(scales[z[n]]) roots[z[n]]
 
 What makes it hard: nothing is conjugate, and a correlation matrix is an awkward space: the model for samplers that
-follow gradients.
+follow gradients. Several eruptions are given the same length, where a scale under a HalfNormal prior may shrink without
+end: the posterior is improper there, which every result says, and chains settle in the proper part beside.
 
 Origin: Lewandowski, Kurowicka & Joe 2009, Journal of Multivariate Analysis 100; data: Azzalini & Bowman 1990.
 """

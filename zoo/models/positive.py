@@ -36,7 +36,9 @@ MASSES = """The masses of 101 planets outside the solar system: lognormals.
 
 What makes it hard: light planets hide from the method by which these were found, so the logarithms are skewed to the
 left, and whether that is one skewed group or two is open: the components overlap over their whole range, and a narrow
-one can sit on a few planets of much the same mass.
+one can sit on a few planets of much the same mass. Three planets are given the same .99, where a scale under a
+HalfNormal prior may shrink without end: the posterior is improper there, which every result says, and chains settle in
+the proper part beside.
 
 Data: Mayor & Frei 2003, New Worlds in the Cosmos. As a mixture (normals, three columns at once): Everitt & Hothorn
 2006, A Handbook of Statistical Analyses Using R, chapter on cluster analysis.
