@@ -65,11 +65,6 @@ def rules(model) -> tuple[Rule, ...]:
 # -- finding them -----------------------------------------------------------------------------------------
 
 
-def opaque(model) -> bool:
-    """Whether a density of `model` may depend on more than its distribution's arguments say."""
-    return outside_traces(_probe, model).opaque
-
-
 class _Probed(NamedTuple):
     """The declaration at P points: prior draws, each beside every one of a few rows of data."""
 

@@ -1,6 +1,7 @@
 """Parameters whose supports differ by component or depend on each other, and declarations that are cut off where only
 the data are: right, or refused in a sentence."""
 
+import arviz as az
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -62,12 +63,9 @@ def test_bounds_of_a_components_own_leave_no_relabelling():
 @pytest.mark.parametrize("backend", ["nuts", "metropolis", "gibbs", "smc", "importance_modes"])
 def test_no_draw_leaves_bounds_of_a_components_own_and_all_of_them_are_right(backend):
     model = bounded(BETWEEN)
-    chains = {"num_chains": 4, "num_draws": 2000} if BACKENDS[backend].kind == "mcmc" else {}
-    draws = (
-        fit(model, backend, seed=1, num_resampled=20_000, **chains)
-        if backend == "importance_modes"
-        else fit(model, backend, seed=1, **chains)
-    )
+    how = {"num_chains": 4, "num_draws": 2000} if BACKENDS[backend].kind == "mcmc" else {}
+    how |= {"num_resampled": 20_000} if backend == "importance_modes" else {}
+    draws = fit(model, backend, seed=1, **how)
     draws = draws.resampled if draws.resampled is not None else draws
     means = np.asarray(draws.params["means"])
     assert np.all((means >= LOW) & (means <= HIGH))
@@ -76,8 +74,6 @@ def test_no_draw_leaves_bounds_of_a_components_own_and_all_of_them_are_right(bac
     density = np.prod(0.5 * first[:, :, None] + 0.5 * second[:, None, :], axis=0)
     truth = density[grid[0] >= 10][:, grid[1] <= 12].sum() / density.sum()
     inside = ((means[..., 0] >= 10) & (means[..., 1] <= 12)).astype(float)
-    import arviz as az
-
     chains = inside if inside.shape[0] > 1 else inside.reshape(4, -1)
     assert 0.6 < truth < 0.8 and abs(inside.mean() - truth) < 4 * float(az.mcse(chains)), (inside.mean(), truth)
 
@@ -89,9 +85,7 @@ def test_a_support_that_depends_on_another_parameter_is_refused():
         return {"means": uniform(np.zeros(2), jnp.full(2, top)) @ "means"}
 
     model = of(prior, halves, [1.0, 2.0, 6.0], exchangeable=True)
-    assert (
-        model.lacks_twin is not None and "the support of means in mine depends on other parameters" in model.lacks_twin
-    )
+    assert model.lacks_twin.startswith("the support of means in mine depends on other parameters")
     with pytest.raises(Refused, match="depends on other parameters"):
         fit(model, "nuts")
 
