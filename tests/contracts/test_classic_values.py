@@ -34,13 +34,8 @@ UNIVARIATE = [
     ("faithful", "waiting", {2: -1034.001750, 3: -1031.540187, 4: -1029.359962, 5: -1028.342014, 6: -1025.220271}),
     ("faithful", "eruptions", {4: -257.498138}),
 ]
-# the best and the second of six components on galaxy by EM from 60 starts and BFGS, and the best one's parameters
+# the best and the second of six components on galaxy by EM from 60 starts and BFGS
 SIX = (-194.950803, -194.961220)
-SIX_AT = {
-    "weights": [0.0854, 0.0777, 0.1185, 0.5662, 0.1156, 0.0366],
-    "means": [9.710, 19.454, 20.036, 21.601, 23.149, 33.045],
-    "scales": [0.423, 0.0934, 0.163, 2.413, 0.793, 0.922],
-}
 # Neal 1999 on Chib 1995; the digits by symmetrised importance sampling, +- .005
 EVIDENCE = {"galaxy_2_equal": -239.763, "galaxy_3_equal": -226.812, "galaxy_3": -226.790}
 
@@ -161,14 +156,16 @@ def test_maximum_likelihood_on_three_gaussians_is_at_least_the_published_one():
 
 
 @pytest.mark.slow
-def test_six_components_on_galaxy_reach_the_published_second_best_and_from_its_parameters_the_best():
-    model = galaxy_6()
+def test_six_components_on_galaxy_reach_the_published_second_best_and_from_random_scales_the_best():
+    # the best has a component hardly above the floor (.0934 for .0908): no start at centres was seen to reach it
+    model, R = galaxy_6(), 400
     result = fit(model, "em", prior=False, num_restarts=60)
     assert result.admissible[0] and abs(result.log_density[0] - SIX[1]) < 1e-6
-    at = {name: np.array([values]) for name, values in SIX_AT.items()}
-    at |= {"precisions": at.pop("scales") ** -2, "beta": np.ones(1)}  # the likelihood does not know beta
-    (top,), (is_mode,) = climb_from(model, model.data.x, at, prior=False)
-    assert is_mode and abs(top - SIX[0]) < 1e-6
+    x, rng = np.asarray(model.data.x), np.random.default_rng(1)
+    scales = x.std() * np.exp(rng.uniform(np.log(0.02), 0.0, (R, 6)))
+    start = {"means": rng.choice(x, (R, 6)), "precisions": scales**-2, "weights": rng.dirichlet(2 * np.ones(6), R)}
+    found, is_mode = climb_from(model, x, start | {"beta": np.ones(R)}, prior=False)  # the likelihood knows no beta
+    assert abs(found[is_mode].max() - SIX[0]) < 1e-6
 
 
 @pytest.mark.slow
