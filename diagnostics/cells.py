@@ -25,8 +25,8 @@ Made by `python -m diagnostics.cells` with seed 0 and default settings; {version
 ends that it runs and replaces their rows; each row names its commit. Where the machine did other work too, seconds are
 upper bounds.
 
-Each cell ends as *mixed* or *not mixed*, *usable* or *not usable*, *exact*, *at the MAP*, *refused*, or *stopped* when
-its time was over, with the reason; what agrees was held against the reference named with the model.
+Each cell ends as *mixed* or *not mixed*, *usable* or *not usable*, *exact*, *at the MAP*, *refused*, *stopped* when
+its time was over, or *failed*, with the reason; what agrees was held against the reference named with the model.
 """
 CHAINS = tuple(name for name, entry in inference.TABLE.items() if entry[1] == "mcmc")
 
@@ -124,6 +124,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--file", type=pathlib.Path, default=pathlib.Path("docs/backends.json"))
     parser.add_argument("models", nargs="*", help="default all")
     args = parser.parse_args(arguments)
+    if args.file.suffix != ".json":
+        parser.error(f"--file should end in .json, beside which the page is written; got {args.file}")
     backends = args.backends.split(",") if args.backends else list(inference.BACKENDS)
     table = json.loads(args.file.read_text(encoding="utf-8")) if args.file.exists() else {}
     grow = grown if args.minutes is None else functools.partial(limited, minutes=args.minutes)

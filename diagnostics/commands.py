@@ -193,6 +193,14 @@ def calibrate(args) -> int:
             print(f"zoo calibrate: {name} refuses {models[0].name}: {reasons[0]}", file=sys.stderr)
             return 1
 
+    named = {model.name for model in models}
+    lost = sorted({row["model"] for row in kept["rows"]} - named)
+    if lost and not everything:  # the table written holds the models asked for alone
+        raise ValueError(
+            f"--resume: {figures} has rows of {', '.join(lost[:4])}{' and others' * (len(lost) > 4)}, which would be "
+            "lost; leave the model out, or give another --out"
+        )
+
     def write(table):  # after every row: what is interrupted leaves what it has
         if page is not None:
             page.write_text(calibrate.markdown(table, args.line), encoding="utf-8")
@@ -214,6 +222,8 @@ def _kept(figures, args) -> dict:
         found = json.loads(figures.read_text(encoding="utf-8"))
         if (found["seed"], found["quick"]) != (args.seed, args.quick):
             raise ValueError(f"--resume: {figures} was made with another --seed or --quick; give the same")
+        for row in found["rows"]:
+            row["model"], row["backend"], row["kind"], row["failed"], row["seconds"]
         return found
     except (OSError, json.JSONDecodeError, KeyError, TypeError):
         raise ValueError(f"--resume: {figures} is not the table of an earlier run; leave --resume out") from None
@@ -319,14 +329,19 @@ def chosen_model(args, constants=None):
         import zoo
 
         return zoo.MODELS.builder(args.name)(**constants)
+    return loaded(args.model, constants)
+
+
+def loaded(path, constants):
+    """The Mixture that --model names; ValueError with one sentence for whatever goes wrong in it."""
     from zoo.load import load
 
     try:
-        return load(args.model, **constants)
+        return load(path, **constants)
     except ValueError:
         raise
     except Exception as error:  # a stranger's builder may do anything
-        raise ValueError(f"{args.model} failed: {type(error).__name__}: {error}") from None
+        raise ValueError(f"{path} failed: {type(error).__name__}: {error}") from None
 
 
 def _own(model):

@@ -12,6 +12,7 @@ import json
 import pathlib
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 import inference
@@ -48,10 +49,21 @@ class Comparison:
     functionals: dict[str, dict[str, np.ndarray]]  # back end -> functional -> (C, S)
     labellings: dict[str, dict[tuple[int, ...], float]]  # back end or "reference" -> labelling -> posterior mass
     interrupted: bool = False
+    precision: str = "float64"
     # chain back end -> labelling -> share of the draws in that order, and its MCSE (None where it does not vary)
     labelling_shares: dict[str, dict[tuple[int, ...], tuple[float, float | None]]] = dataclasses.field(
         default_factory=dict
     )
+
+    def degrees(self, backend: str) -> int | None:
+        """Degrees of freedom of its standard errors, where a few independent runs make them up."""
+        weighted = self.backends[backend]["kind"] == "weighted"
+        num_runs = len(self.results[backend].log_weights) if weighted else 1
+        return num_runs - 1 if num_runs > 1 else None
+
+    def num_draws(self, backend: str) -> int:
+        """Draws, or nodes, that its functionals were evaluated at."""
+        return next(iter(self.functionals[backend].values())).size
 
     def to_dict(self) -> dict:
         """Everything but draws, in strict JSON's types: None instead of NaN and infinities."""
@@ -62,6 +74,7 @@ class Comparison:
                 "model": self.model.name,
                 "data": self.data,
                 "seed": self.seed,
+                "precision": self.precision,
                 "settings": self.settings,
                 "versions": self.versions,
                 "reference": {
@@ -178,6 +191,7 @@ def compare(
         functionals={name: s.values for name, s in summaries.items()},
         labellings=labellings,
         interrupted=interrupted,
+        precision=np.dtype(jnp.result_type(float)).name,
         labelling_shares={name: s.shares for name, s in summaries.items() if s.shares},
     )
     _judge(comparison, summaries)
@@ -340,9 +354,9 @@ def _judge(comparison: Comparison, summaries):
             entry["usable"] = bool(np.asarray(result.admissible).any())
             entry["verdict"] = _point_verdict(comparison, summaries, name)
         elif reference.source == name:
-            entry["usable"], entry["verdict"] = not broken, _is_reference(entry, reference)
+            entry["usable"], entry["verdict"] = _is_reference(entry, reference, summary, rows)
         elif summary.kind == "weighted":
-            if summary.weight_ess < verdicts.FEW_ESS:  # its standard error means nothing either: no estimate
+            if verdicts.no_evidence(summary.weight_ess, summary.pareto_k):
                 entry["log_evidence"] = entry["log_evidence_se"] = None
             evidence = (entry["log_evidence"], entry["log_evidence_se"])
             known = (reference.log_evidence, reference.log_evidence_se)
@@ -355,7 +369,7 @@ def _judge(comparison: Comparison, summaries):
         elif summary.kind == "runs":
             entry["usable"] = entry["log_evidence"] is not None and not broken
             num_runs, size = np.shape(result.log_weights)
-            said = verdicts.agreement(rows, reference.label, num_runs * size, num_runs - 1)
+            said = verdicts.agreement(rows, reference.label, num_runs * size, comparison.degrees(name))
             start = f"{num_runs} independent runs" if entry["usable"] else "not usable"
             known = (reference.log_evidence, reference.log_evidence_se)
             evidence = (entry["log_evidence"], entry["log_evidence_se"])
@@ -368,7 +382,8 @@ def _judge(comparison: Comparison, summaries):
                 entry["usable"] &= verdicts.mixing(rows, stuck(summary.values), shape)[0]
                 entry["verdict"] = verdicts.of_chains(rows, reference.label, shape, stuck(summary.values))
                 masses = {} if comparison.model.exchangeable else comparison.labellings.get("reference", {})
-                entry["verdict"] += verdicts.of_shares(summary.shares, masses)
+                ess = verdicts.least_ess(rows, comparison.num_draws(name))
+                entry["verdict"] += verdicts.of_shares(summary.shares, masses, ess)
             else:
                 start = {"exact": "exact", "approximate": "an approximation"}.get(entry["kind"], "independent draws")
                 entry["verdict"] = f"{start}; {verdicts.agreement(rows, reference.label, shape[0] * shape[1])}"
@@ -376,11 +391,21 @@ def _judge(comparison: Comparison, summaries):
                     entry["verdict"] += verdicts.of_spreads(rows)
 
 
-def _is_reference(entry, reference) -> str:
-    if entry["kind"] != "exact":
-        return "the reference of this comparison"
-    known = "" if reference.log_evidence is None else f": log evidence {reference.log_evidence:.11f}"
-    return f"exact, the reference of this comparison{known}"
+def _is_reference(entry, reference, summary, rows) -> tuple[bool, str]:
+    """Whether what the others are held against is usable itself, and its verdict."""
+    whole, said = not verdicts.not_finite(rows), "the reference of this comparison"
+    if entry["kind"] == "exact":
+        known = "" if reference.log_evidence is None else f": log evidence {reference.log_evidence:.11f}"
+        return whole, f"exact, {said}{known}"
+    if summary.kind == "chains":
+        shape = next(iter(summary.values.values())).shape
+        mixed, figures = verdicts.mixing(rows, stuck(summary.values), shape)
+        return mixed and whole, f"{'mixed' if mixed else 'not mixed'} ({figures}); {said}"
+    if summary.kind == "weighted":
+        good = verdicts.usable(summary.weight_ess, summary.pareto_k)
+        figures = verdicts.weight_figures(summary.weight_ess, summary.pareto_k)
+        return good and whole, f"{'usable' if good else 'not usable'} ({figures}); {said}"
+    return whole, said
 
 
 def _point_verdict(comparison, summaries, name) -> str:

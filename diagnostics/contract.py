@@ -185,8 +185,9 @@ def table_equals_enumeration(model: Mixture) -> Finding:
 def relabelling_permutes_columns(model: Mixture) -> Finding:
     """log_components(permute(params, s))[:, s(k)] == log_components(params)[:, k] for the s of `_labellings`."""
     if not model.relabels:
-        said = model.component_params
-        return Finding(not said, f"declared {said}, yet permute relabels nothing" if said else "no relabelling")
+        said = "a permute of its own" if model.own_permute else model.component_params
+        fault = f"declared {said}, yet that relabels nothing or changes volumes, and is not used"
+        return Finding(not said, fault if said else "no relabelling")
     params, x = _points(model)
     every = jnp.asarray(_labellings(model.num_components))
 

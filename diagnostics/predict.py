@@ -11,7 +11,7 @@ import pathlib
 
 from diagnostics import tables
 from diagnostics.cli import prepare
-from diagnostics.commands import _assignment, checked, hush
+from diagnostics.commands import _assignment, checked, hush, loaded
 
 NUM_SHOWN = 20  # rows of the printed table
 NUM_JUDGED = 100  # rows whose log densities must have an R-hat below that of mixed chains
@@ -23,6 +23,8 @@ def predict(args) -> int:
         raise ValueError("--set changes a constant of --model, which is not given; a zoo model's are in RESULT.nc")
     if args.draws is not None and (not args.out or args.out.lower().endswith(".csv")) and not args.json:
         raise ValueError("--draws leaves draws.csv in a folder: give --out FOLDER, or --json")
+    if args.column == "":
+        raise ValueError("--column is empty; give a value or leave it out")
     constants = dict(_assignment(text, "--set") for text in args.set)
     out = None if args.out is None else _writable(args.out)
     for given in (args.result, args.data):
@@ -34,9 +36,7 @@ def predict(args) -> int:
 
     model = None
     if args.model is not None:
-        from zoo.load import load
-
-        model = load(args.model, **constants)
+        model = loaded(args.model, constants)
     posterior = saved.read(args.result, model)
     new = read(posterior, args.data, args.column, args.missing == "marginalize")
     found = predictions(posterior, new, args.seed, args.draws)
@@ -234,6 +234,8 @@ def _doubts(posterior, new, density, classes, some) -> list[str]:
         doubts.append("there are too few draws for errors; four of a chain are needed")
     if classes.warning is not None:
         doubts.append(classes.warning)
+    if posterior.kind == "chains" and posterior.shape[0] == 1:
+        doubts.append("a single chain cannot show that it has mixed: run two or more")
     rhat = _rhat(posterior, new)
     if rhat > MIXED_RHAT:
         doubts.append(f"the chains disagree on the new rows (R-hat {rhat:.3f}): run them for longer before using this")

@@ -434,7 +434,7 @@ def command(comparison) -> str:
         name, _, value = part.partition("=")
         value = value.replace("(", "[").replace(",)", "]").replace(")", "]")
         words.append(f"--set {name}={value}")
-    if comparison.data.get("name") != getattr(comparison.model.data, "name", None):
+    if comparison.data.get("sha256") != getattr(comparison.model.data, "sha256", None):
         words += _reading(comparison.data, comparison.model.scales)
     ran = [name for name, entry in comparison.backends.items() if entry["status"] != "refused"]
     if list(comparison.backends) != [name for name, (_, _, default) in inference.TABLE.items() if default]:
@@ -448,7 +448,7 @@ def command(comparison) -> str:
             words.append(f"{flag} {next(iter(values.values()))}")
             changed = {key: value for key, value in changed.items() if key[1] != option}
     words += [f"--option {name}.{option}={_toml(value)}" for (name, option), value in changed.items()]
-    if getattr(comparison, "precision", None) == "float32":
+    if comparison.precision == "float32":
         words.append("--precision float32")
     return " ".join([*words, "--out out"])
 

@@ -133,12 +133,13 @@ def differing(comparison, name) -> dict[str, str]:
     if entry["kind"] == "point" or not (entry["usable"] or entry["kind"] == "mcmc"):
         return {}
     rows = [row for row in comparison.rows if row["backend"] == name and row["reference_mean"] is not None]
-    names = [i.name for i in verdicts.intervals(rows) if i.differs]
+    names = [i.name for i in verdicts.intervals(rows, comparison.degrees(name)) if i.differs]
     spread = "the spread of "  # about the reference's mean: where the mean is off, the spread follows
     off = {name.removeprefix(spread): "sd differs" for name in names if name.startswith(spread)}
     off |= {name: "mean differs" for name in names if not name.startswith(spread)}
-    least = verdicts.least_ess(rows)
-    return off | {row["functional"]: "value differs" for row in rows if verdicts.constant_differs(row, least)}
+    least = verdicts.least_ess(rows, comparison.num_draws(name))
+    off |= {row["functional"]: "value differs" for row in rows if verdicts.constant_differs(row, least)}
+    return off | {row["functional"]: "mean differs" for row in rows if verdicts.missed(row, len(rows))}
 
 
 def groups(comparison) -> list[dict[str, Any]]:

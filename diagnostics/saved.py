@@ -173,7 +173,7 @@ def _posterior(data, model, x, said, where) -> Posterior:
         params = {k: v[kept][None] for k, v in _leaves(data.exact, model, 1, where).items()}
         share = np.exp(log_weights[kept] - log_weights.max())[None]
         share /= share.sum()
-        kind, error = "nodes", float(abs(said.get("log_evidence_se", 0.0)))
+        kind, error = "nodes", float(abs(said.get("log_evidence_se", 0.0)) + said.get("missed_mass", 0.0))
     else:
         raise ValueError(
             f"{where} has neither draws nor a point: {backend} kept none, so give a run of another back end"

@@ -133,6 +133,8 @@ def print_tables(out, comparison):
     data, reference = comparison.data, comparison.reference
     variant = f" ({data['variant']})" if data["variant"] else ""
     out.print(f"{comparison.model.name}, data {data['name']}{variant}: N = {data['N']}, D = {data['D']}", style="bold")
+    if data["standardized"]:
+        out.print(f"standardised: {', '.join(data['standardized'])}; means and scales below are in those units")
     known = "" if reference.log_evidence is None else f"; log evidence {reference.log_evidence:.13g}"
     source = f"{reference.kind}, {reference.source}" if reference.values else "none"
     out.print(f"Reference: {source}{known}\n")
@@ -329,7 +331,7 @@ def _z_or_value(row, comparison) -> str:
     if varies(row) or row["reference_mean"] is None or not judged:
         return ""
     rows = [other for other in comparison.rows if other["backend"] == row["backend"]]
-    return "≠" if constant_differs(row, least_ess(rows)) else "="
+    return "≠" if constant_differs(row, least_ess(rows, comparison.num_draws(row["backend"]))) else "="
 
 
 def _largest(rows, comparison) -> str:

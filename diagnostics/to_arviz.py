@@ -57,6 +57,13 @@ def to_arviz(result, model, x, *, backend="", settings=None, seed=None, data=Non
             groups["weighted"] = _weighted(draws, model, x)
             draws = draws.resampled if draws.resampled is not None else resample(draws, seed or 0)
         groups |= _posterior(draws, model, x, seed or 0)
+    features = _features(model, x, data)
+    groups = {
+        name: group.assign_coords(feature=np.asarray(features))
+        if len(features) == group.sizes.get("feature")
+        else group
+        for name, group in groups.items()
+    }
     attributes = _attributes(result, model, x, backend, settings, seed, data)
     attributes[HELD] = json.dumps(log_likelihood_held(groups, model, x))
     for name in ("posterior", "weighted", "point_estimates", "exact"):
@@ -151,10 +158,10 @@ def _posterior(draws, model, x, seed):
         variables["assignments"] = (("chain", "draw", "observation"), np.asarray(draws.assignments))
     elif draws.assignments is not None:
         notes["assignments"] = f"left out: chains x draws x observations = {C * S * N} is above {MAX_ENTRIES:.0e}"
-    groups = {"posterior": _dataset(variables, model, x, notes)}
+    groups = {"posterior": _dataset(variables, notes)}
     stats = {name: (("chain", "draw"), np.asarray(s)) for name, s in draws.stats.items() if np.shape(s) == (C, S)}
     if stats:
-        groups["sample_stats"] = _dataset(stats, model, x)
+        groups["sample_stats"] = _dataset(stats)
     groups["log_likelihood"] = _log_likelihood(draws, model, x, small)
     groups["posterior_predictive"] = _replicates(draws, model, x, seed)
     state = _flat(draws.state, C)
@@ -168,7 +175,7 @@ def _log_likelihood(draws, model, x, small):
     if small:
         pointwise = pointwise_log_likelihoods(model, draws.params, x)
         pointwise = np.broadcast_to(pointwise, (*shape, pointwise.shape[-1]))
-        return _dataset({"x": (("chain", "draw", "observation"), pointwise)}, model, x)
+        return _dataset({"x": (("chain", "draw", "observation"), pointwise)})
     total, log_mean = [], np.full(num_observations(x), -np.inf)
     for c, s in np.ndindex(shape):  # one draw at a time: the whole is what does not fit
         params = {name: np.asarray(leaf)[c : c + 1, s : s + 1] for name, leaf in draws.params.items()}
@@ -179,7 +186,7 @@ def _log_likelihood(draws, model, x, small):
         "log_likelihood": (("chain", "draw"), np.reshape(total, shape)),
         "log_mean_density": (("observation",), log_mean),
     }
-    return _dataset(summary, model, x, {"x": "left out: too many entries; log_mean_density is log E[p(x_n | params)]"})
+    return _dataset(summary, {"x": "left out: too many entries; log_mean_density is log E[p(x_n | params)]"})
 
 
 def _replicates(draws, model, x, seed):
@@ -194,14 +201,14 @@ def _replicates(draws, model, x, seed):
         name: (("chain", "draw", "observation", *_event_dims(name, leaf.shape[3:], model, x)), leaf)
         for name, leaf in simulated.items()
     }
-    return _dataset(variables, model, x).assign_coords(draw=chosen)
+    return _dataset(variables).assign_coords(draw=chosen)
 
 
 def _weighted(draws, model, x):
     values = {**draws.params, **derived(model, draws.params, _shape(draws))}
     variables = {name: _variable(name, leaf, ("chain", "draw"), model, x) for name, leaf in values.items()}
     variables["log_weights"] = (("chain", "draw"), np.asarray(draws.log_weights))
-    return _dataset(variables, model, x)
+    return _dataset(variables)
 
 
 def _points(result, model, x):
@@ -215,7 +222,7 @@ def _points(result, model, x):
         dims, leaf = _variable(name, leaf, (), model, x)
         variables[f"standard_error_{name}"] = (dims, leaf)
     attributes = {"prior": int(result.prior), "floor": float(result.floor), "ended": json.dumps(list(result.ended))}
-    return _dataset(variables, model, x, attributes)
+    return _dataset(variables, attributes)
 
 
 def _exact(result, model, x):
@@ -229,13 +236,13 @@ def _exact(result, model, x):
         variables["log_weights"] = (("node",), np.asarray(result.log_weights))
         for name, leaf in (result.nodes or {}).items():
             variables[name] = _variable(name, leaf, ("node",), model, x)
-    return _dataset(variables, model, x)
+    return _dataset(variables)
 
 
 def _observed(x, model):
     leaves = {k: v for k, v in x.items() if k != "covariates"} if isinstance(x, dict) else {"x": x}
     variables = {name: _variable(name, leaf, ("observation",), model, x) for name, leaf in leaves.items()}
-    return _dataset(variables, model, x)
+    return _dataset(variables)
 
 
 def _constants(x, model):
@@ -248,7 +255,7 @@ def _constants(x, model):
             variables[f"covariates_{i}"] = (("observation", *dims), np.asarray(leaf))
     if model.data is not None and model.data.labels is not None and model.data.sha256 == checksum(x):
         variables["labels"] = (("observation",), np.asarray(model.data.labels))
-    return _dataset(variables, model, x)
+    return _dataset(variables)
 
 
 def _flat(state, num_chains):
@@ -283,14 +290,17 @@ def _event_dims(name, shape, model, x):
     return tuple(dims)
 
 
-def _dataset(variables, model, x, attributes=None) -> xr.Dataset:
-    names = model.data.feature_names if model.data is not None else ()
-    D = _num_features(x)
+def _dataset(variables, attributes=None) -> xr.Dataset:
     used = {dim: np.shape(array)[i] for dims, array in variables.values() for i, dim in enumerate(dims)}
-    coords = {dim: np.arange(size) for dim, size in used.items()}
-    if "feature" in coords and len(names) == D:
-        coords["feature"] = np.asarray(names)
-    return xr.Dataset(variables, coords=coords, attrs=attributes or {})
+    return xr.Dataset(variables, coords={dim: np.arange(size) for dim, size in used.items()}, attrs=attributes or {})
+
+
+def _features(model, x, data) -> tuple[str, ...]:
+    """The names of the columns of x: those that `data` gives, else the model's where these are its data."""
+    if data is not None:
+        return tuple(data.get("columns", ()))
+    own = model.data is not None and model.data.sha256 == checksum(x)
+    return tuple(model.data.feature_names) if own else ()
 
 
 def _num_features(x):
@@ -311,7 +321,7 @@ def _attributes(result, model, x, backend, settings, seed, data):
     draws = result.draws if isinstance(result, Exact) and result.draws is not None else result
     evidence = {
         name: float(getattr(result, name))
-        for name in ("log_evidence", "log_evidence_se")
+        for name in ("log_evidence", "log_evidence_se", "missed_mass")
         if getattr(result, name, None) is not None and not _collapsed(draws)
     }
     return evidence | {

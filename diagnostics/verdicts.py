@@ -36,6 +36,7 @@ RARE = 1e-3  # a probability never seen may be so large that missing it had this
 MANY = 100  # draws: with fewer, that the standard error of a mean rests on few of them says nothing about its tail
 NO_RHAT = "R-hat needs at least two chains of four draws"
 PROBABILITIES = ("co_clustering", "occupied")  # functionals whose distance from a constant is a probability
+SHARES = ("co_clustering", "sorted_weights")  # functionals from 0 to 1
 
 
 class Interval(NamedTuple):
@@ -79,8 +80,8 @@ def failures(rows: list[dict], num: int | None = None, degrees: int | None = Non
     """The rows that fail a test at level .001, as sentences; `num` comparisons are in the table (default: in `rows`).
 
     |z| above the Bonferroni quantile fails; so do bulk or tail ESS below 400, draws that are not finite, draws too few
-    to have an ESS, and constants that are not the reference's. `degrees` as in `quantile`: of independent runs, their
-    number less one.
+    to have an ESS, constants that are not the reference's, and what is `missed`. `degrees` as in `quantile`: of
+    independent runs, their number less one.
     """
     num = num or sum(row[name] is not None for row in rows for name in ("z", "z_sd"))
     limit, least = quantile(num, TEST_LEVEL, degrees), least_ess(rows)
@@ -104,6 +105,8 @@ def failures(rows: list[dict], num: int | None = None, degrees: int | None = Non
         if constant_differs(row, least):
             values = f"{row['mean']:.8g} in every draw, reference {row['reference_mean']:.8g}"
             failed.append(f"{row['functional']}: {values}")
+        if missed(row, num, TEST_LEVEL):
+            failed.append(f"{row['functional']}: {row['mean']:.3g} by few draws, reference {row['reference_mean']:.3g}")
     return failed
 
 
@@ -168,9 +171,38 @@ def constant_differs(row: dict, ess: float) -> bool:
     return not (rare and (1 - distance) ** ess >= RARE)
 
 
-def least_ess(rows: list[dict], num_draws: float = 1.0) -> float:
-    """The smallest bulk effective sample size of the rows; `num_draws` where nothing varies."""
-    return min((row["ess_bulk"] for row in rows if row["ess_bulk"] is not None), default=num_draws)
+def least_ess(rows: list[dict], num_draws: float = math.inf) -> float:
+    """The smallest effective sample size of the rows; `num_draws` where nothing varies.
+
+    Of rows without one, (sd / mcse)^2: the number of independent draws, and of runs of particles what their spread
+    between runs is worth, whatever the number of copies.
+    """
+    each = [_ess(row) for row in rows]
+    return min((ess for ess in each if ess is not None), default=num_draws)
+
+
+def _ess(row: dict) -> float | None:
+    if row["ess_bulk"] is not None:
+        return row["ess_bulk"]
+    return (row["sd"] / row["mcse"]) ** 2 if row["sd"] and row["mcse"] else None
+
+
+def missed(row: dict, num: int, level: float = LEVEL) -> bool:
+    """Whether a functional from 0 to 1 that too few draws carry for a standard error (z is None) is further from the
+    reference than its effective draws allow: so does a sampler that hardly met a part of the posterior.
+
+    By Bernstein's inequality under the reference's sd, P(|mean - p| > t) <= 2 exp(-n t^2 / (2 (sd^2 + t / 3))) for n
+    independent draws (Boucheron, Lugosi & Massart 2013, Concentration Inequalities, section 2.8), at level / num.
+    """
+    known = row["reference_mean"] is not None and row["reference_error"] is not None and row["mean"] is not None
+    if row["z"] is not None or not known or not varies(row) or not row["functional"].startswith(SHARES):
+        return False
+    n, log_tail = _ess(row), math.log(2 * max(num, 1) / level)
+    if n is None:
+        return False
+    third = log_tail / (3 * n)
+    allowed = third + math.sqrt(third**2 + 2 * row["reference_sd"] ** 2 * log_tail / n)
+    return abs(row["mean"] - row["reference_mean"]) > allowed + quantile(num, level) * row["reference_error"]
 
 
 def not_finite(rows: list[dict]) -> list[str]:
@@ -187,7 +219,7 @@ def agreement(rows: list[dict], source: str, num_draws: int, degrees: int | None
         return f"cannot tell: not finite in some draws: {_list(not_finite(held))}"
     each, least = intervals(held, degrees), least_ess(held, num_draws)
     wrong = [i.name for i in each if i.differs]
-    wrong += [row["functional"] for row in held if constant_differs(row, least)]
+    wrong += [row["functional"] for row in held if constant_differs(row, least) or missed(row, len(held))]
     if wrong:
         return f"disagrees with {source} in {_list(wrong)}"
     untested = [row["functional"] for row in held if varies(row) and row["z"] is None]
@@ -229,12 +261,15 @@ def of_chains(rows, source, shape, stuck=()) -> str:
     return f"{start}; {agreement(rows, source, shape[0] * shape[1])}"
 
 
-def of_shares(shares, masses) -> str:
+def of_shares(shares, masses, ess: float) -> str:
     """What a chain back end's share of draws in each labelling says against the labellings' masses, where one is off:
-    by more than .01 and by more than 4 standard errors (of independent draws where the share never varies)."""
+    by more than .01, and by more than 4 standard errors or, where the share never varies, by more than `ess` draws can
+    miss (`constant_differs`)."""
     for labelling, mass in masses.items():
         share, error = shares.get(labelling, (mass, None))
-        if abs(share - mass) > SHARE_OFF and (error is None or abs(share - mass) > EVIDENCE_SE * error):
+        distance = abs(share - mass)
+        beyond = (1 - distance) ** ess < RARE if error is None else distance > EVIDENCE_SE * error
+        if distance > SHARE_OFF and beyond:
             part = "every draw has" if share == 1 else f"a share {share:.3g} of its draws has"
             return f"; {part} the labelling {labelling}, whose mass is {mass:.3g}"
     return ""
@@ -258,10 +293,20 @@ def usable(weight_ess: float, pareto_k: float) -> bool:
     return weight_ess >= USABLE_ESS and pareto_k <= USABLE_PARETO
 
 
+def weight_figures(weight_ess: float, pareto_k: float) -> str:
+    size = f"{weight_ess:,.0f}" if weight_ess >= FEW_ESS else f"{weight_ess:.3g}"
+    return f"effective sample size of the weights {size}, Pareto k {pareto_k:.2f}"
+
+
+def no_evidence(weight_ess: float, pareto_k: float) -> bool:
+    """Whether weights give no estimate of the log evidence: so few effective draws that its standard error means
+    nothing either, or enough of them with a Pareto k that disproves it (between, it is shown as one of few draws)."""
+    return weight_ess < FEW_ESS or (weight_ess >= USABLE_ESS and pareto_k > USABLE_PARETO)
+
+
 def of_weights(rows, source, num_draws, weight_ess, pareto_k, evidence, reference_evidence) -> str:
     """`evidence` and `reference_evidence` are (log evidence, standard error), each None where unknown."""
-    size = f"{weight_ess:,.0f}" if weight_ess >= FEW_ESS else f"{weight_ess:.3g}"
-    figures = f"effective sample size of the weights {size}, Pareto k {pareto_k:.2f}"
+    figures = weight_figures(weight_ess, pareto_k)
     right = evidence_agrees(evidence, reference_evidence)
     most = LARGEST_SE["weighted"] if usable(weight_ess, pareto_k) else math.inf  # others have said that they are few
     says = of_evidence(evidence, reference_evidence, most)

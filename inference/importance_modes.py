@@ -49,6 +49,11 @@ def refuses(model, x) -> str | None:
             f"it proposes around all K! labellings of every mode, for at most {labels.MAX_EXACT} components, "
             f"and the model has {model.num_components}"
         )
+    if model.num_components > 2 and not model.relabels:
+        return (
+            f"no relabelling of its {model.num_components} components is known, and a labelling whose mode EM does not "
+            "meet would be missing; give Mixture(permute=...), or declare components by arrays of one row each"
+        )
     return modes.refuses(model, x)
 
 

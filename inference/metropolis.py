@@ -14,6 +14,7 @@ MOVES = ("single", "gibbs", "block", "split_merge", "joint")
 DEFAULT = "gibbs,split_merge,joint"
 TARGET = 0.44  # acceptance of a univariate random walk (Gelman, Roberts & Gilks 1996, Bayesian Statistics 5)
 TARGET_JOINT = 0.234  # of one in many dimensions (the same)
+MOST = 256  # unknown numbers: the walk passes over the data once for each of them, and a run is 15,000 walks
 
 
 class State(NamedTuple):
@@ -35,6 +36,9 @@ def refuses(model, x) -> str | None:
         return "no unknown parameter"
     if space.discrete(model):
         return f"{', '.join(space.discrete(model))} is discrete; its random walk is over continuous parameters"
+    if model.lacks_twin is None and space.space_of(model).size > MOST:
+        size = space.space_of(model).size
+        return f"{size} unknown numbers; its random walk moves them one at a time, and goes up to {MOST}"
     return model.lacks_twin
 
 

@@ -96,6 +96,9 @@ def smc(
         said = (f"interrupted: {len(u)} of {num_runs} runs had ended, and no estimate was compared with another",)
     elif not np.isfinite(value):
         said = ("no estimate: no run reached the posterior with a finite density; check the units of x, or the prior",)
+    elif not np.isfinite(log_z).all():  # as zeros they would pull the mean down
+        lost = int(np.sum(~np.isfinite(log_z)))
+        said = (f"no estimate: {lost} of {num_runs} runs did not reach the posterior; not usable: give more particles",)
     elif previous is None:
         said = ("no estimate: nothing to compare it with; not usable: max_moves should be at least twice num_moves",)
     elif not stable:
@@ -104,7 +107,7 @@ def smc(
         said = (f"no estimate: the runs disagree (standard error {error:.2g}); not usable: give more particles",)
     elif error > LARGEST_SE:
         said = (f"the log evidence has a standard error of {error:.2g}, above {LARGEST_SE}: more particles lower it",)
-    known = stable and error <= STABLE
+    known = stable and error <= STABLE and bool(np.isfinite(log_z).all())
     if move == "gibbs" and stats["acceptance_rate"].min() < CONJUGATE:
         rate = stats["acceptance_rate"].min()
         said += (f"a conjugate conditional does not fit: as Metropolis-Hastings proposals {rate:.0%} were accepted",)

@@ -52,9 +52,8 @@ class Mixture:
     order_by: str | None = None  # the component parameter that sorts 1-D atoms
 
     def __post_init__(self):
-        if self.permute is None:  # probing waits until the first call
-            derived = lambda params, s: probe.permute_leaves(params, s, self.component_leaves)
-            object.__setattr__(self, "permute", derived)
+        if self.permute is None or not self.own_permute:  # a copy with other parts has leaves of its own
+            object.__setattr__(self, "permute", functools.partial(_permute_leaves, self))
 
     # -- the declaration ----------------------------------------------------------------------------------
 
@@ -256,10 +255,20 @@ class Mixture:
             return self.component_params
         return outside_traces(probe.component_leaves, self)
 
+    @property
+    def own_permute(self) -> bool:
+        """Whether `permute` was declared, and not derived from `component_leaves`."""
+        return getattr(self.permute, "func", None) is not _permute_leaves
+
     @functools.cached_property
     def relabels(self) -> bool:
-        """Whether `permute` relabels the components, probed: else there is no label permutation move."""
-        return self.num_components > 1 and bool(self.component_leaves) and outside_traces(probe.relabels, self)
+        """Whether `permute` relabels the components and keeps volumes, probed: else there is no label permutation move.
+
+        A `permute` of one's own that stretches (of stick-breaking proportions, say) would need its Jacobian in every
+        density of a relabelled point, so it is not used.
+        """
+        known = self.num_components > 1 and (self.own_permute or bool(self.component_leaves))
+        return known and outside_traces(probe.relabels, self)
 
     @functools.cached_property
     def exchanges(self) -> bool:
@@ -317,6 +326,11 @@ class Mixture:
             return of_table(table, name, keys=shapes, words=self.categories, **options)
         features = tuple(self.data.columns) if self.data is not None else ()
         return of_table(table, name, (), int(np.prod(shapes["x"], dtype=int)), names=features, **options)
+
+
+def _permute_leaves(model: Mixture, params: Params, s) -> Params:
+    """`permute` where none is declared; probing waits until the first call."""
+    return probe.permute_leaves(params, s, model.component_leaves)
 
 
 def permutations(num_components: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from zoo import introspect
 
@@ -70,7 +71,7 @@ def component_leaves(model) -> tuple[str, ...]:
 def relabels(model) -> bool:
     """Whether `model.permute` relabels the components.
 
-    That is log_components(permute(params, s))[:, s] == log_components(params).
+    That is log_components(permute(params, s))[:, s] == log_components(params), and |det d permute / d params| = 1.
 
     Held at a prior draw for a cyclic shift; for fixed weights the weights' half stays, which the density ratio of
     the permutation move accounts for.
@@ -84,14 +85,29 @@ def relabels(model) -> bool:
     def probe(draws, key):
         params = {name: leaf[0] for name, leaf in draws.items()}
         _, x = draw_observations(model, params, key)
-        return model.log_components(params, x), model.log_components(model.permute(params, jnp.asarray(s)), x)[:, s]
+        moved = model.log_components(model.permute(params, jnp.asarray(s)), x)[:, s]
+        return model.log_components(params, x), moved, log_stretch(params) if model.own_permute else jnp.zeros(())
 
-    here, there = probe(model.prior_draws(jax.random.key(5), NUM_DRAWS), jax.random.key(11))
-    return bool(np.allclose(here, there, rtol=1e-4, atol=1e-4))
+    def log_stretch(params):
+        real = {name: leaf for name, leaf in params.items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
+        flat, unravel = ravel_pytree(real)
+
+        def permuted(flat):
+            moved = model.permute({**params, **unravel(flat)}, jnp.asarray(s))
+            return ravel_pytree({name: moved[name] for name in real})[0]
+
+        return jnp.linalg.slogdet(jax.jacfwd(permuted)(flat))[1]
+
+    here, there, stretch = probe(model.prior_draws(jax.random.key(5), NUM_DRAWS), jax.random.key(11))
+    return bool(np.allclose(here, there, rtol=1e-4, atol=1e-4) and abs(float(stretch)) < 1e-4)
 
 
 def exchanges(model) -> bool:
-    """Whether a cyclic shift and a transposition of the labels leave the joint density at a prior draw as it is."""
+    """Whether a cyclic shift and a transposition of the labels leave the joint density as it is.
+
+    Held at a prior draw for the prior and for every entry of the table, whose sum over rows could hide a difference:
+    weights that are not alike cancel where two components have as many rows.
+    """
     K = model.num_components
     shifts = jnp.asarray(np.stack([np.roll(np.arange(K), 1), np.r_[1, 0, np.arange(2, K)]]))
 
@@ -99,11 +115,16 @@ def exchanges(model) -> bool:
     def probe(draws, key):
         params = {name: leaf[0] for name, leaf in draws.items()}
         _, x = draw_observations(model, params, key)
-        moved = jax.vmap(lambda s: model.log_density(model.permute(params, s), x))(shifts)
-        return model.log_density(params, x), moved
+
+        def at(s):
+            moved = model.permute(params, s)
+            return model.log_prior(moved), model.log_table(moved, x)[:, s]
+
+        return (model.log_prior(params), model.log_table(params, x)), jax.vmap(at)(shifts)
 
     here, there = probe(model.prior_draws(jax.random.key(5), NUM_DRAWS), jax.random.key(13))
-    return bool(np.allclose(here, there, rtol=1e-4, atol=1e-4))
+    close = lambda one, many: np.allclose(one, many, rtol=1e-4, atol=1e-4)
+    return all(close(one, many) for one, many in zip(here, there, strict=True))
 
 
 def draw_observations(model, params, key, n=NUM_ROWS):

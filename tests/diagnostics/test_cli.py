@@ -79,10 +79,13 @@ def test_list_says_which_back_ends_serve_each_model(capsys):
     assert lines["coffee"] == "all but enumeration"
 
 
+COFFEE_ROW = {"model": "coffee", "backend": "gibbs", "kind": "mcmc", "failed": "", "seconds": 1.0}
 BAD = [
     ("calibrate gibbs", "no model named 'gibbs'"),
     ("calibrate bento gibbs", "'gibbs' is one word too many"),
     ("calibrate bento --resume", "--resume goes on with the table of --out FILE.md, which is not given"),
+    ("calibrate bento --resume --out {tmp}/coffee.md", "has rows of coffee, which would be lost; leave the model out"),
+    ("calibrate bento --resume --out {tmp}/rowless.md", "is not the table of an earlier run; leave --resume out"),
     ("calibrate bento --resume --out {tmp}/table.md", "is not the table of an earlier run; leave --resume out"),
     ("calibrate bento --backends gibs", "no back end named 'gibs': did you mean 'gibbs'?"),
     ("calibrate bentoo", "no model named 'bentoo': did you mean 'bento'?"),
@@ -157,6 +160,8 @@ def test_bad_input_gets_one_sentence_and_status_2(line, sentence, tmp_path, caps
         "huge.csv": "a\n1e200\n",
         "equal.csv": "a\n1\n1\n2\n",
         "model.py": MODEL_FILE,
+        "rowless.json": '{"seed": 0, "quick": false}',
+        "coffee.json": json.dumps({"seed": 0, "quick": False, "rows": [COFFEE_ROW]}),
     }
     for name, text in contents.items():
         (tmp_path / name).write_text(text)

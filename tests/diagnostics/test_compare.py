@@ -593,6 +593,28 @@ def test_failures_are_silent_for_a_good_row_and_speak_for_a_bad_one():
     assert verdicts.failures([runs | {"z": 8.0}], degrees=7)
 
 
+def test_a_probability_that_few_draws_carry_is_held_to_its_effective_draws():
+    row = dict.fromkeys(COLUMNS) | {"functional": "co_clustering[0,1]", "mean": 6.5e-4, "sd": 0.02, "mcse": 4e-4}
+    row |= {"ess_bulk": 4015.0, "ess_tail": 4015.0, "rhat": 1.0}
+    far = row | {"reference_mean": 0.5, "reference_sd": 0.3, "reference_error": 1e-4}
+    assert "by few draws, reference 0.5" in verdicts.failures([far])[0]
+    assert verdicts.agreement([far], "it", 4000) == "disagrees with it in co_clustering[0,1]"
+    near = row | {"reference_mean": 1e-3, "reference_sd": 0.03, "reference_error": 1e-5}
+    assert verdicts.failures([near]) == [] and "cannot tell: since rare draws" in verdicts.agreement([near], "it", 4000)
+
+
+def test_effective_draws_of_runs_come_from_their_spread_not_from_copies():
+    runs = dict.fromkeys(COLUMNS) | {"functional": "f", "mean": 1.0, "sd": 1.0, "mcse": 0.05, "z": 0.0}
+    runs |= {"reference_mean": 1.0, "reference_sd": 1.0, "reference_error": 0.0}
+    assert verdicts.least_ess([runs], 16_384) == pytest.approx(400)
+    constant = dict.fromkeys(COLUMNS) | {"functional": "occupied", "mean": 2.0, "sd": 0.0}
+    constant |= {"reference_mean": 1.999, "reference_sd": 0.03, "reference_error": 0.0}
+    assert "disagrees" not in verdicts.agreement([runs, constant], "it", 16_384, 7)
+    other = constant | {"reference_mean": 1.5}
+    assert "disagrees with it in occupied" == verdicts.agreement([runs, other], "it", 16_384, 7)
+    assert verdicts.failures([constant]), "where nothing says how many draws there are, a constant is the reference's"
+
+
 def test_mixing_wants_a_thousand_effective_draws_and_a_small_rhat():
     row = {"functional": "f", "mean": 1.0, "sd": 1.0, "mcse": 0.1, "rhat": 1.009, "ess_bulk": 1e3, "ess_tail": 1e3}
     assert verdicts.mixing([row])[0]
@@ -619,8 +641,16 @@ def test_a_probability_that_only_weightless_draws_move_is_constant_under_the_wei
     assert not constant("co_clustering[0,1]", f, 1e-3)
 
 
+def test_what_the_others_are_held_against_is_judged_itself():
+    found = compare(bento(), ["importance_joint"], reference="importance_joint", settings={"num_particles": 200})
+    entry = found.backends["importance_joint"]
+    assert not entry["usable"]
+    assert entry["verdict"].startswith("not usable (effective") and entry["verdict"].endswith("this comparison")
+
+
 def test_chains_that_stay_in_one_labelling_are_said_to():
     masses = {(0, 1, 2): 0.956, (1, 0, 2): 0.023}
     stuck, free = {(0, 1, 2): (1.0, None)}, {(0, 1, 2): (0.958, 0.003), (1, 0, 2): (0.021, 0.002)}
     said = "; every draw has the labelling (0, 1, 2), whose mass is 0.956"
-    assert verdicts.of_shares(stuck, masses) == said and verdicts.of_shares(free, masses) == ""
+    assert verdicts.of_shares(stuck, masses, 1000) == said and verdicts.of_shares(free, masses, 1000) == ""
+    assert verdicts.of_shares(stuck, masses, 100) == "", "a hundred draws miss .044 once in ninety times"

@@ -54,8 +54,10 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("predict")
     faithful = {name: np.tile(leaf, (2, 2, *[1] * (leaf.ndim - 2)))[:, :4] for name, leaf in eruptions(4).items()}
     (folder / "text.nc").write_text("no result")
+    (folder / "broken.py").write_text("def mine():\n    return 1 / 0\n")
     return {
         "folder": folder,
+        "broken": folder / "broken.py",
         "known": result(zoo.MODELS["bento_known"], {}, folder / "known.nc"),
         "full": result(zoo.MODELS["bento_full"], bentos(20), folder / "full.nc"),
         "faithful": result(zoo.MODELS["faithful"], faithful, folder / "faithful.nc"),
@@ -199,6 +201,14 @@ def test_class_probabilities_that_rest_on_few_draws_are_told(files, capsys):
     assert any(said.startswith("the class probabilities of 1 rows rest on few draws") for said in found["warnings"])
 
 
+def test_a_single_chain_is_told_to_show_nothing_of_mixing(files, capsys):
+    params = {name: leaf[:1] for name, leaf in bentos(20).items()}
+    path = result(zoo.MODELS["bento_full"], params, files["folder"] / "one.nc")
+    new = table(files["folder"] / "one.csv", "weight", "425")
+    found = json.loads(run(f"{path} --data {new} --json", capsys).out)
+    assert "a single chain cannot show that it has mixed: run two or more" in found["warnings"]
+
+
 @pytest.mark.parametrize(
     "line, sentence",
     [
@@ -214,6 +224,8 @@ def test_class_probabilities_that_rest_on_few_draws_are_told(files, capsys):
         ("{faithful} --data {pairs} --column waiting,waiting", "column 'waiting' is asked for twice"),
         ("{known} --data {grams} --set a=1", "--set changes a constant of --model"),
         ("{known} --data {grams} --model nothing.py:mine", "no file nothing.py"),
+        ("{known} --data {grams} --model {broken}:mine", "broken.py:mine failed: ZeroDivisionError: division by zero"),
+        ("{known} --data {grams} --column=", "--column is empty"),
         ("{known} --data {grams} --out {folder}/x.txt", "should be a folder or a CSV file"),
         ("{known} --data {grams} --draws 5", "give --out FOLDER"),
         ("{known} --data {grams} --missing impute", "invalid choice"),

@@ -312,7 +312,7 @@ def test_one_component_by_hand_is_the_textbook_conditional():
     np.testing.assert_allclose(found.covariance[0, 1, 1], 9 - 9 / 4, rtol=1e-12)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("faithful", "scotch", "penguin_classes", "athletes")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("faithful", "scotch", "penguin_classes", "ais")]
 
 
 @pytest.mark.parametrize("name", ["wine", "tone", *SLOW])

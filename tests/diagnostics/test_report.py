@@ -405,6 +405,15 @@ def test_numbers_are_rounded_to_two_figures_of_their_error(value, error, shown):
     assert report.number(value, error) == shown
 
 
+def test_the_command_names_data_called_as_the_models_own_and_the_precision(comparison):
+    other = comparison.data | {"sha256": "0" * 64, "source": "bento.csv", "name": "bento", "columns": ["kg"]}
+    changed = dataclasses.replace(comparison, model=bento(), data=other, precision="float32")
+    args = cli.parse(shlex.split(report.command(changed))[1:])
+    assert (args.data, args.column, args.precision) == ("bento.csv", "kg", "float32")
+    own = dataclasses.replace(comparison, model=bento(), data=comparison.data | {"sha256": bento().data.sha256})
+    assert "--data" not in report.command(own) and "--precision" not in report.command(own)
+
+
 @pytest.mark.parametrize("constants", [{}, {"scale": 25.0}, {"weights": (0.6, 0.4), "prior_mean": 410.0}])
 def test_the_command_names_the_very_model_and_settings(comparison, constants):
     full_settings = importlib.import_module("diagnostics.compare").full_settings

@@ -6,6 +6,7 @@ import pytest
 
 from diagnostics.to_arviz import az, resample, to_arviz, write
 from inference.results import Cost, Draws, Exact, PointMass
+from zoo import MODELS
 from zoo.models.bento import bento, bento_full, bento_known
 
 COST = Cost(1.0, 2.0, 100, 7, 1000)
@@ -42,6 +43,18 @@ def test_chains_come_back_from_the_file_as_they_were(tmp_path):
     np.testing.assert_array_equal(data.sample_stats["diverging"], draws.stats["diverging"])
     np.testing.assert_array_equal(data.observed_data["x"], bento_full().data.x)
     np.testing.assert_array_equal(data.sampler_state["params"], np.ones((C, K)))
+
+
+def test_columns_are_called_as_those_of_the_data_that_were_used():
+    model, N = MODELS["faithful_spherical"], 6
+    draws = Draws({n: np.ones((2, 4, *s.shape)) for n, s in model.param_shapes.items()}, None, COST)
+    x = np.asarray(model.data.x)
+    own = to_arviz(draws, model, x)
+    assert list(own.observed_data["feature"].values) == list(model.data.feature_names)
+    named = to_arviz(draws, model, x[:N] + 1, data={"columns": ["a", "b"]})
+    assert list(named.observed_data["feature"].values) == ["a", "b"]
+    nameless = to_arviz(draws, model, x[:N] + 1)
+    assert list(nameless.observed_data["feature"].values) == [0, 1]
 
 
 def test_attributes_say_what_made_the_file(tmp_path):

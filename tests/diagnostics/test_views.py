@@ -7,7 +7,7 @@ from scipy import stats
 from diagnostics import cli, views
 from zoo import MODELS
 
-KINDS = ("coffee", "london_deaths", "directions", "faithful", "scotch", "tone", "athletes", "penguin_classes")
+KINDS = ("coffee", "london_deaths", "directions", "faithful", "scotch", "tone", "ais", "penguin_classes")
 
 
 def test_densities_at_prior_draws_average_to_the_prior_predictive():

@@ -46,10 +46,10 @@ ROWS = {
         "weights": "Dirichlet weights",
         "years": "Dirichlet items",
     },
-    "athletes": {
+    "ais": {
         "heights": "Normal mean",
-        "scales": "Normal scale, maximum likelihood only",
         "sports": "Dirichlet items",
+        "variances": "InverseGamma variance",
         "weights": "Dirichlet weights",
     },
     "betablocker": {"probs": "Beta probability, Binomial", "weights": "Dirichlet weights"},

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from genjax import categorical, gen, normal
 from jax.experimental import disable_x64
 from numpy.testing import assert_allclose
 from scipy import stats
@@ -19,6 +20,7 @@ from inference.importance import pareto_k, weight_ess
 from inference.importance_modes import importance_modes
 from inference.space import space_of
 from zoo import MODELS
+from zoo.mixture import Mixture
 from zoo.models.bento import bento
 from zoo.models.coffee import coffee
 
@@ -172,6 +174,21 @@ def test_a_proposal_that_misses_the_posterior_gives_collapsed_weights_and_no_est
     draws = importance_modes(bento(), bento().data.x, KEY, num_particles=2000)
     assert draws.log_evidence is None
     assert any("not usable" in said for said in draws.warnings)
+
+
+def test_three_components_without_a_relabelling_are_refused():
+    @gen
+    def prior():
+        return {"means": jnp.stack([normal(np.float64(0), 20.0) @ name for name in ("a", "b", "c")])}
+
+    @gen
+    def observation(params):
+        z = categorical(probs=np.full(3, 1 / 3)) @ "z"
+        return normal(params["means"][z], 1.0) @ "x"
+
+    model = Mixture(name="numbered", num_components=3, exchangeable=False, prior=prior, observation=observation)
+    with pytest.raises(Refused, match="no relabelling of its 3 components is known.* give Mixture"):
+        fit(model, "importance_modes", np.array([-20.0, 0.0, 20.0]))
 
 
 def test_a_model_without_unknown_parameters_is_refused_in_a_sentence():

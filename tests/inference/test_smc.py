@@ -60,6 +60,17 @@ def test_runs_that_disagree_give_no_estimate(monkeypatch):
     assert result.warnings[0].startswith("no estimate: the runs disagree") and "not usable" in result.warnings[0]
 
 
+def test_a_run_that_never_arrived_leaves_no_estimate(monkeypatch):
+    def one_lost(model, program, x, key, C, S, moves, progress):
+        stats = {"log_evidence": np.append(np.full(C - 1, -65.0), -np.inf), "acceptance_rate": np.full(C, 0.8)}
+        return (np.full((C, S, 2), 400.0), stats), Cost(), False
+
+    monkeypatch.setattr(smc, "_runs", one_lost)
+    result = fit(MODELS["bento"], "smc", seed=1, num_particles=16)
+    assert result.log_evidence is None and result.log_evidence_se is None
+    assert result.warnings[0].startswith("no estimate: 1 of 8 runs did not reach the posterior")
+
+
 def test_next_temperature_keeps_the_stated_share_of_the_particles():
     log_lik = jnp.asarray(np.random.default_rng(0).normal(0, 30, 200))
     dt = smc.next_step(log_lik, jnp.asarray(0.0))

@@ -25,6 +25,7 @@ from genjax import (
 )
 from numpy.testing import assert_allclose
 
+from diagnostics import contract
 from zoo import MODELS, Dataset, introspect
 from zoo.dataset import shipped
 from zoo.distributions import beta_binomial, multinomial
@@ -220,6 +221,84 @@ def test_component_parameters_are_probed():
     assert found["three_gaussians"] == {"weights", "means", "scales"}
 
 
+def pair(prior, weights=(0.5, 0.5), **declared):
+    @gen
+    def observation(params):
+        z = categorical(probs=np.array(weights)) @ "z"
+        return normal(params["means"][z], 2.0) @ "x"
+
+    return Mixture(name="pair", num_components=2, prior=prior, observation=observation, **declared)
+
+
+@gen
+def numbered():
+    return {"means": jnp.stack([normal(np.float64(0), 20.0) @ "m0", normal(np.float64(0), 20.0) @ "m1"])}
+
+
+@gen
+def together():
+    return {"means": normal(np.full(2, 400.0), 50.0) @ "means"}
+
+
+def swapped(params, s):
+    moved = jnp.stack([params["m0"], params["m1"]])[jnp.argsort(s)]
+    return {"m0": moved[0], "m1": moved[1]}
+
+
+def test_unequal_fixed_weights_are_seen_however_the_rows_fall():
+    assert pair(together, exchangeable=True).exchanges
+    for weight in (0.55, 0.6, 0.7):  # two rows of each component, and the sum over rows says nothing
+        assert not pair(together, (weight, 1 - weight), exchangeable=True).exchanges
+
+
+def test_a_permute_of_ones_own_needs_no_component_params_and_is_not_used_where_it_stretches():
+    assert not pair(numbered, exchangeable=False).relabels
+    model = pair(numbered, exchangeable=True, permute=swapped)
+    assert model.own_permute and model.relabels and model.exchanges
+    stretched = lambda params, s: {name: 2 * leaf for name, leaf in swapped(params, s).items()}
+    doubled = dataclasses.replace(model, permute=stretched)  # relabels nothing either
+    assert not doubled.relabels
+    fault = contract.relabelling_permutes_columns(doubled)
+    assert not fault.holds and "is not used" in fault.detail
+
+
+@gen
+def broken_stick():
+    first = beta(np.full(2, 2.0), np.full(2, 2.0)) @ "sticks"
+    means = normal(np.zeros(3), 2.0) @ "means"
+    return {"sticks": first, "means": means}
+
+
+@gen
+def of_sticks(params):
+    z = categorical(probs=of_sticks_weights(params["sticks"])) @ "z"
+    return normal(params["means"][z], 1.0) @ "x"
+
+
+def of_sticks_weights(sticks):
+    return jnp.append(sticks, 1.0) * jnp.append(1.0, jnp.cumprod(1 - sticks))
+
+
+def permute_sticks(params, s):
+    weights = of_sticks_weights(params["sticks"])[jnp.argsort(s)]
+    return {"sticks": weights[:2] / jnp.append(1.0, 1 - weights[0]), "means": params["means"][jnp.argsort(s)]}
+
+
+def test_sticks_are_not_relabelled_without_their_jacobian():
+    sticks = dict(name="sticks", num_components=3, exchangeable=False, prior=broken_stick, observation=of_sticks)
+    model = Mixture(**sticks, permute=permute_sticks)
+    params, x = {"sticks": jnp.array([0.2, 0.5]), "means": jnp.array([0.0, 1.0, 2.0])}, jnp.array([0.3])
+    s = jnp.array([1, 2, 0])
+    assert_allclose(model.log_table(model.permute(params, s), x)[:, s], model.log_table(params, x), rtol=1e-12)
+    assert not model.relabels
+
+
+def test_a_copy_with_another_prior_permutes_by_its_own_leaves():
+    model = pair(together, exchangeable=True)
+    moved = dataclasses.replace(model, prior=numbered, permute=model.permute)
+    assert model.relabels and not moved.own_permute and not moved.relabels
+
+
 def test_probing_is_reached_safely_from_inside_a_jitted_function():
     model = bento(scale=3.5)  # a model nothing has probed yet
     moved = jax.jit(lambda p: model.permute(p, jnp.array([1, 0])))({"means": jnp.array([1.0, 2.0])})
@@ -252,7 +331,7 @@ def test_number_of_free_parameters_counts_a_simplex_once_less():
         "coffee": 3,
         "coffee_full": 8,
         "three_gaussians": 8,
-        "athletes": 27,
+        "ais": 27,
         "iris": 44,
         "scotch": 65,
         "tone": 7,

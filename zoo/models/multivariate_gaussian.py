@@ -18,7 +18,6 @@ from genjax import (
     categorical,
     dirichlet,
     gen,
-    half_normal,
     mv_normal,
     normal,
     tfp_distribution,
@@ -26,6 +25,7 @@ from genjax import (
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 from zoo.dataset import shipped
+from zoo.distributions import log_normal
 from zoo.mixture import Mixture, builder, positive
 
 wishart = tfp_distribution(lambda df, scale_tril: tfd.WishartTriL(df, scale_tril))
@@ -47,13 +47,13 @@ LKJ = """Old Faithful, with the scales of both measurements and their correlatio
 
     weights      ~ Dirichlet(1, 1)
     means[k]     ~ Normal((3.5, 70), (2, 20))
-    scales[k]    ~ HalfNormal((1, 10))                 minutes
+    scales[k]    ~ LogNormal(log (.4, 6), (.5, .5))    minutes: medians .4 and 6
     roots[k]     ~ LKJCholesky(2)                      Cholesky factor of the correlation matrix, density prop. to |R|
     x[n]         ~ MultivariateNormal(means[z[n]], L L'), L = diag(scales[z[n]]) roots[z[n]]
 
 What makes it hard: nothing is conjugate, and a correlation matrix is an awkward space: the model for samplers that
-follow gradients. Several eruptions are given the same length, where a scale under a HalfNormal prior may shrink without
-end: the posterior is improper there, which every result says, and chains settle in the proper part beside.
+follow gradients. Several eruptions are given the same length; the prior of a scale vanishes at 0 faster than any power,
+so the posterior is proper all the same.
 
 Origin: Lewandowski, Kurowicka & Joe 2009, Journal of Multivariate Analysis 100; data: Azzalini & Bowman 1990.
 """
@@ -145,19 +145,26 @@ def faithful(*, concentration=1.0, prior_mean=(3.5, 70.0), worth=0.1, df=4.0, pr
 
 
 @builder
-def faithful_lkj(
-    *, concentration=1.0, prior_mean=(3.5, 70.0), prior_sd=(2.0, 20.0), prior_scale=(1.0, 10.0), lkj=2.0
+def faithful_correlations(
+    *,
+    concentration=1.0,
+    prior_mean=(3.5, 70.0),
+    prior_sd=(2.0, 20.0),
+    median_scale=(0.4, 6.0),
+    log_scale_sd=0.5,
+    lkj=2.0,
 ) -> Mixture:
     """Two full covariances as scales and correlations, independent of the means."""
-    positive(concentration=concentration, prior_sd=prior_sd, prior_scale=prior_scale, lkj=lkj)
+    positive(concentration=concentration, prior_sd=prior_sd, median_scale=median_scale)
+    positive(log_scale_sd=log_scale_sd, lkj=lkj)
     alpha, centres, sds = np.full(2, concentration), np.tile(prior_mean, (2, 1)), np.tile(prior_sd, (2, 1))
-    widths, shapes = np.tile(prior_scale, (2, 1)), np.full(2, lkj)
+    widths, shapes = np.log(np.tile(median_scale, (2, 1))), np.full(2, lkj)
 
     @gen
     def prior():
         weights = dirichlet(alpha) @ "weights"
         means = normal(centres, sds) @ "means"
-        scales = half_normal(widths) @ "scales"
+        scales = log_normal(loc=widths, scale=log_scale_sd) @ "scales"
         roots = lkj_cholesky(jnp.asarray(shapes)) @ "roots"
         factors = scales[:, :, None] * roots
         covariances = factors @ jnp.swapaxes(factors, 1, 2)
@@ -166,12 +173,12 @@ def faithful_lkj(
     def twin(x):
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.asarray(alpha)))
         means = numpyro.sample("means", dist.Normal(centres, sds).to_event(2))
-        scales = numpyro.sample("scales", dist.HalfNormal(widths).to_event(2))
+        scales = numpyro.sample("scales", dist.LogNormal(widths, log_scale_sd).to_event(2))
         roots = numpyro.sample("roots", dist.LKJCholesky(2, jnp.asarray(shapes)).to_event(1))
         observe(x, weights, dist.MultivariateNormal(means, scale_tril=scales[:, :, None] * roots))
 
     return mixture(
-        "faithful_lkj",
+        "faithful_correlations",
         2,
         prior,
         any_covariance,
@@ -280,7 +287,7 @@ def mixture(name, num_components, prior, observation, twin, data, title, descrip
 
 MODELS = {
     "faithful": faithful,
-    "faithful_lkj": faithful_lkj,
+    "faithful_correlations": faithful_correlations,
     "iris": iris,
     "crabs": crabs,
     "penguins": penguins,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from genjax import dirichlet, gen, half_normal, normal
+from genjax import dirichlet, gen, inverse_gamma, normal
 
 from zoo import distributions as gx
 from zoo.dataset import Dataset, shipped
@@ -28,17 +28,16 @@ Data: Mayor & Frei 2003, New Worlds in the Cosmos. As a mixture (normals, three 
 
 MASSES = """The masses of 101 planets outside the solar system: lognormals.
 
-    weights   ~ Dirichlet(1, 1)
-    means[k]  ~ Normal(0, 2)               log of the mass in masses of Jupiter
-    scales[k] ~ HalfNormal(2)
-    z[n]      ~ Categorical(weights)
-    x[n]      ~ LogNormal(means[z[n]], scales[z[n]])
+    weights      ~ Dirichlet(1, 1)
+    means[k]     ~ Normal(0, 2)            log of the mass in masses of Jupiter
+    variances[k] ~ InverseGamma(3, 3)      of these logs: mean 1.5
+    z[n]         ~ Categorical(weights)
+    x[n]         ~ LogNormal(means[z[n]], sqrt(variances[z[n]]))
 
 What makes it hard: light planets hide from the method by which these were found, so the logarithms are skewed to the
 left, and whether that is one skewed group or two is open: the components overlap over their whole range, and a narrow
-one can sit on a few planets of much the same mass. Three planets are given the same .99, where a scale under a
-HalfNormal prior may shrink without end: the posterior is improper there, which every result says, and chains settle in
-the proper part beside.
+one can sit on a few planets of much the same mass: three are given the same .99. The prior of a variance vanishes at 0
+faster than any power, so the posterior is proper whatever is equal; a half-normal scale would leave it improper.
 
 Data: Mayor & Frei 2003, New Worlds in the Cosmos. As a mixture (normals, three columns at once): Everitt & Hothorn
 2006, A Handbook of Statistical Analyses Using R, chapter on cluster analysis.
@@ -120,16 +119,19 @@ def exoplanet_periods(*, num_components=2, concentration=1.0, rate_shape=1.0, ra
 
 
 @builder
-def exoplanet_masses(*, concentration=1.0, prior_mean=0.0, prior_sd=2.0, prior_scale=2.0) -> Mixture:
+def planet_masses(
+    *, concentration=1.0, prior_mean=0.0, prior_sd=2.0, variance_shape=3.0, variance_scale=3.0
+) -> Mixture:
     """Two lognormals for the masses of planets."""
-    positive(concentration=concentration, prior_sd=prior_sd, prior_scale=prior_scale)
+    positive(concentration=concentration, prior_sd=prior_sd)
+    positive(variance_shape=variance_shape, variance_scale=variance_scale)
 
     @gen
     def prior():
         weights = dirichlet(np.full(2, concentration)) @ "weights"
         means = normal(np.full(2, prior_mean), prior_sd) @ "means"
-        scales = half_normal(np.full(2, prior_scale)) @ "scales"
-        return {"weights": weights, "means": means, "scales": scales}
+        variances = inverse_gamma(np.full(2, variance_shape), variance_scale) @ "variances"  # (shape, scale)
+        return {"weights": weights, "means": means, "variances": variances, "scales": jnp.sqrt(variances)}
 
     @gen
     def observation(params):
@@ -139,14 +141,15 @@ def exoplanet_masses(*, concentration=1.0, prior_mean=0.0, prior_sd=2.0, prior_s
     def twin(x):
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(2, concentration)))
         means = numpyro.sample("means", dist.Normal(np.full(2, prior_mean), prior_sd).to_event(1))
-        scales = numpyro.sample("scales", dist.HalfNormal(np.full(2, prior_scale)).to_event(1))
+        each = dist.InverseGamma(np.full(2, variance_shape), variance_scale)
+        variances = numpyro.sample("variances", each.to_event(1))
         with numpyro.plate("planets", len(x)):
             parts = dist.Categorical(probs=weights)
-            numpyro.sample("x", dist.MixtureSameFamily(parts, dist.LogNormal(means, scales)), obs=x)
+            numpyro.sample("x", dist.MixtureSameFamily(parts, dist.LogNormal(means, jnp.sqrt(variances))), obs=x)
 
     data = shipped("exoplanets", ("mass",))
     return _mixture(
-        "exoplanet_masses", 2, prior, observation, twin, data, "lognormal", "means",
+        "planet_masses", 2, prior, observation, twin, data, "lognormal", "means",
         "Masses of planets: two lognormals", MASSES,
     )  # fmt: skip
 
@@ -286,7 +289,7 @@ def _mixture(name, K, prior, observation, twin, data, family, order_by, title, d
 
 MODELS = {
     "exoplanet_periods": exoplanet_periods,
-    "exoplanet_masses": exoplanet_masses,
+    "planet_masses": planet_masses,
     "faithful_gamma": faithful_gamma,
     "schizophrenia_onset": schizophrenia_onset,
     "body_fat": body_fat,
