@@ -421,10 +421,10 @@ def test_json_is_strict_and_has_the_documented_keys(backends):
     )
     found = json.loads(compare(bento(), seed=7).to_json(), parse_constant=lambda text: pytest.fail(text))
     assert list(found) == [
-        *("schema", "model", "data", "seed", "settings", "versions", "reference", "backends", "rows", "labellings"),
-        *("labelling_shares", "labelling_share_errors"),
+        *("schema", "model", "data", "seed", "precision", "settings", "versions", "reference", "backends", "rows"),
+        *("labellings", "labelling_shares", "labelling_share_errors"),
     ]
-    assert found["schema"] == 1 and found["model"] == "bento" and found["seed"] == 7
+    assert (found["schema"], found["model"], found["seed"], found["precision"]) == (1, "bento", 7, "float64")
     assert list(found["data"]) == [
         *("name", "variant", "columns", "units", "standardized", "source", "licence", "sha256", "N", "D")
     ]
