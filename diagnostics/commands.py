@@ -222,7 +222,7 @@ def _kept(figures, args) -> dict:
         found = json.loads(figures.read_text(encoding="utf-8"))
         if (found["seed"], found["quick"]) != (args.seed, args.quick):
             raise ValueError(f"--resume: {figures} was made with another --seed or --quick; give the same")
-        for row in found["rows"]:
+        for row in found["rows"]:  # KeyError where one is missing
             row["model"], row["backend"], row["kind"], row["failed"], row["seconds"]
         return found
     except (OSError, json.JSONDecodeError, KeyError, TypeError):

@@ -641,6 +641,11 @@ def test_a_probability_that_only_weightless_draws_move_is_constant_under_the_wei
     assert not constant("co_clustering[0,1]", f, 1e-3)
 
 
+def test_weights_whose_pareto_k_disproves_them_give_no_evidence():
+    assert verdicts.no_evidence(500, 0.95) and verdicts.no_evidence(9, 0.1)
+    assert not verdicts.no_evidence(500, 0.7) and not verdicts.no_evidence(50, 33.0), "few draws are shown as such"
+
+
 def test_what_the_others_are_held_against_is_judged_itself():
     found = compare(bento(), ["importance_joint"], reference="importance_joint", settings={"num_particles": 200})
     entry = found.backends["importance_joint"]

@@ -251,12 +251,12 @@ def test_unequal_fixed_weights_are_seen_however_the_rows_fall():
         assert not pair(together, (weight, 1 - weight), exchangeable=True).exchanges
 
 
-def test_a_permute_of_ones_own_needs_no_component_params_and_is_not_used_where_it_stretches():
+def test_a_permute_of_ones_own_needs_no_component_params_and_fails_the_contract_where_it_relabels_nothing():
     assert not pair(numbered, exchangeable=False).relabels
     model = pair(numbered, exchangeable=True, permute=swapped)
     assert model.own_permute and model.relabels and model.exchanges
     stretched = lambda params, s: {name: 2 * leaf for name, leaf in swapped(params, s).items()}
-    doubled = dataclasses.replace(model, permute=stretched)  # relabels nothing either
+    doubled = dataclasses.replace(model, permute=stretched)
     assert not doubled.relabels
     fault = contract.relabelling_permutes_columns(doubled)
     assert not fault.holds and "is not used" in fault.detail
@@ -290,7 +290,7 @@ def test_sticks_are_not_relabelled_without_their_jacobian():
     params, x = {"sticks": jnp.array([0.2, 0.5]), "means": jnp.array([0.0, 1.0, 2.0])}, jnp.array([0.3])
     s = jnp.array([1, 2, 0])
     assert_allclose(model.log_table(model.permute(params, s), x)[:, s], model.log_table(params, x), rtol=1e-12)
-    assert not model.relabels
+    assert not model.relabels and not contract.relabelling_permutes_columns(model).holds
 
 
 def test_a_copy_with_another_prior_permutes_by_its_own_leaves():
