@@ -256,9 +256,8 @@ def print_point(out, result):
         errors = None if result.standard_errors is None else np.asarray(result.standard_errors[name])
         for index in np.ndindex(np.shape(leaf)[1:]):
             label = name + "".join(f"[{i}]" for i in index)
-            table.add_row(
-                label, _figure(np.asarray(leaf)[(0, *index)]), "" if errors is None else f"{errors[index]:.3g}"
-            )
+            error = "" if errors is None else "on the border" if np.isnan(errors[index]) else f"{errors[index]:.3g}"
+            table.add_row(label, _figure(np.asarray(leaf)[(0, *index)]), error)
     if np.any(result.admissible):
         out.print(table)
     table = _table("Restarts", "ended", "log density", "restarts", "steps", "largest gradient")

@@ -223,7 +223,7 @@ class _Fitting:
 
         def standardise(params, spread, x):
             """Where q starts: its mean, and the root of its covariance. `spread`: of the prior, (D,)."""
-            centre = of.unconstrain(params)
+            centre = of.inside(params, space.AWAY)
 
             def energy(u):
                 return -(log_density(model.numpyro_model, (x,), {}, of.constrain(u))[0] + of.log_det(u))

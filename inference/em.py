@@ -19,6 +19,7 @@ from zoo.probe import NUM_DRAWS
 
 STATIONARY = 1e-6  # admissible: largest gradient entry per observation, unconstrained space
 FLOOR = 0.02  # of the data's standard deviation: an optimum with a smaller scale is spurious
+BORDERING = 1e-6  # a share so near to 0 or 1 is on the border, which EM may reach or only come near to
 EMPTY = 1e-3  # observations: a component expected to hold fewer has run into the border of the simplex
 NARROW, BROAD = 0.02, 0.8  # share of each point that a start at centres spreads evenly: scales of clusters, or of all x
 PRIOR_STARTS = 4  # every fourth restart begins at a prior draw: distance in x can be the wrong idea of a cluster
@@ -73,8 +74,10 @@ def em(
     float32 both
     bounds on the gradient are what its rounding allows, 1.2e-4 and 1.2e-3.) Admissible restarts come first, then the
     others, each by descending log density; a restart that ran into a singularity is given at its last finite log
-    density. `ended` says how each one ended, `warnings` count those that are not admissible, and say where no finite
-    maximum exists, the log density fell, or the best optimum has no standard errors.
+    density. Where a share other than a weight ends at 0 or 1, on the border of its simplex, the gradient is taken just
+    inside (`space.Space.inside`), and standard errors are of the other parameters, NaN there. `ended` says how each
+    one ended, `warnings` count those that are not admissible, and say where no finite maximum exists, the log density
+    fell, or the best optimum has no standard errors.
 
     `accelerate`: SQUAREM over the same steps, which never lowers the log density either (`inference.em_step.build`): a
     third of the evaluations on three_gaussians, as many where EM is fast.
@@ -107,6 +110,7 @@ def em(
     order = np.lexsort((-state.log_density, ended != "converged"))
     result, ended = jax.tree.map(lambda leaf: leaf[order], state), ended[order]
     best = jax.tree.map(lambda leaf: leaf[0], result.at)
+    errors, bordering = _off_border(model, best, errors)
     unbounded, trying = rising(model, bool(prior), best, x)
     evaluations = int(np.sum(state.step + state.stopped))
     counted = Cost(
@@ -124,7 +128,7 @@ def em(
         cost=setup + starting + climbing + looking + trying + counted,
         prior=bool(prior),
         floor=floor,
-        warnings=said + _warnings(result, ended, unbounded, errors, floor, max_steps),
+        warnings=said + _warnings(result, ended, unbounded, errors, floor, max_steps) + bordering,
         ended=ended,
         standard_errors=errors,
         bounded=unbounded is None,
@@ -257,6 +261,18 @@ def _judged(model, prior, state, x, stationary, floor):
         if not known[same]:
             ended[r] = "saddle point"
     return ended, errors, cost
+
+
+def _off_border(model, best, errors):
+    """Standard errors, NaN for shares that are 0 or 1, and the sentence that says so."""
+    near = lambda share: (share < BORDERING) | (share > 1 - BORDERING)
+    border = {name: near(np.asarray(best[name])) for name in space.space_of(model).shares}
+    count = sum(int(found.sum()) for found in border.values())
+    if errors is None or count == 0:
+        return errors, ()
+    errors = {name: np.where(border.get(name, False), np.nan, error) for name, error in errors.items()}
+    said = f"shares that are 0 or 1 at the best admissible optimum, on the border ({count}), have no standard errors"
+    return errors, (said,)
 
 
 def _eps(value):

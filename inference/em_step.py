@@ -107,7 +107,7 @@ def build(model, prior: bool, accelerate: bool, anneal: bool) -> Built:
             log_prior = model.log_prior(declared) if prior else jnp.zeros(())
             return each.sum() + log_prior, jnp.abs(each).sum() + jnp.abs(log_prior)
 
-        gradient, size = jax.grad(log_density, has_aux=True)(of.unconstrain(s.at))
+        gradient, size = jax.grad(log_density, has_aux=True)(of.inside(s.at))
         norm = jnp.nan_to_num(jnp.abs(gradient).max() / known.num, nan=jnp.inf)
         return s._replace(
             gradient_norm=norm,
@@ -179,7 +179,7 @@ def build(model, prior: bool, accelerate: bool, anneal: bool) -> Built:
 
     def squarem(s, moved, free, refused):
         """What is evaluated next, and the cycle there, after the M-step to `moved`."""
-        c, ahead = s.cycle, of.unconstrain(moved)
+        c, ahead = s.cycle, of.inside(moved)
         change = ahead - c.u
         bend = change - c.change  # in phase 1, u2 - 2 u1 + u0
         tried, length = extrapolated(c.first, c.change, bend, c.longest)
@@ -258,7 +258,7 @@ def first_state(model, params, accelerate: bool) -> Restart:
     infinite, none, no = jnp.full(R, jnp.inf), jnp.zeros(R, jnp.int32), jnp.zeros(R, bool)
     cycle = None
     if accelerate:
-        u = jax.vmap(space.space_of(model).unconstrain)(params)
+        u = jax.vmap(space.space_of(model).inside)(params)
         cycle = Cycle(none, u, u, jnp.zeros_like(u), params, u, jnp.ones(R))
     return Restart(
         params=params,
@@ -373,7 +373,7 @@ def _m_step(model, prior, of):
 
     def newton(params, r, x, magnitude):
         """The best of a few fractions of one Newton step for the sites without a closed form, none included."""
-        u = of.unconstrain(params)
+        u = of.inside(params)
 
         def moved(part):
             everything = of.constrain(u.at[coordinates].set(part))

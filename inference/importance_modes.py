@@ -193,7 +193,7 @@ def _places(model):
     of = space.space_of(model)
 
     def places(start, every, draws):
-        relabelled = lambda p, s: of.unconstrain(model.permute(p, s) if model.relabels else p)
+        relabelled = lambda p, s: of.inside(model.permute(p, s) if model.relabels else p, space.AWAY)
         us = jax.vmap(lambda p: jax.vmap(lambda s: relabelled(p, s))(every))(start)
         low, high = jnp.quantile(jax.vmap(of.unconstrain)(draws), jnp.array([0.25, 0.75]), axis=0)
         return us, jnp.maximum((high - low) / 1.349, 1e-6)

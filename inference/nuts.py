@@ -104,15 +104,17 @@ class Starts(NamedTuple):
 
 
 def em_starts(model, key, x, num_chains) -> Starts:
-    """Different admissible EM restarts in random order, one of each optimum first; else prior draws."""
+    """Different admissible EM restarts in random order, one of each optimum first; else prior draws. Shares that EM
+    leaves on the border begin some `space.AWAY` inside."""
     key_em, key_pick, key_prior = jax.random.split(key, 3)
     found = em.complete(model, x, key_em, RESTARTS * num_chains)
     good = np.asarray(jax.random.permutation(key_pick, np.flatnonzero(found.admissible)))
     optimum = np.round(np.asarray(found.log_density)[good], 3)
     repeats = np.array([np.sum(optimum[:i] == optimum[i]) for i in range(len(good))], int)
     picked = good[np.argsort(repeats, kind="stable")][:num_chains]
-    take = lambda leaf: jnp.asarray(leaf)[picked]
-    params = {name: take(leaf) for name, leaf in found.params.items()}
+    of = space.space_of(model)
+    chosen = {name: jnp.asarray(leaf)[picked] for name, leaf in found.params.items()}
+    params = jax.vmap(lambda p: of.constrain(of.inside(p, space.AWAY)))(chosen)
     missing = num_chains - len(picked)
     if missing == 0:
         return Starts(params, found.cost, ())

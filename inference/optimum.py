@@ -66,7 +66,7 @@ def _hessian(model, prior):
             declared = of.constrain(u)
             return model.log_likelihood(declared, x) + (model.log_prior(declared) if prior else 0.0)
 
-        u = of.unconstrain(params)
+        u = of.inside(params)
         row = lambda e: jax.jvp(jax.grad(log_density), (u,), (e,))[1]
         # one row at a time: as much memory as one gradient takes
         H = jax.lax.map(row, jnp.eye(of.size, dtype=u.dtype))
@@ -103,7 +103,7 @@ def _far_out(model, prior):
     of = space.space_of(model)
 
     def program(params, x):
-        u = of.unconstrain(params)
+        u = of.inside(params)
         here = scales(model, params)
 
         def at(shift):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from numpyro.distributions import biject_to
+from numpyro.distributions import biject_to, constraints
 
 from inference.conditionals import arrays, row_arguments
 from zoo.mixture import twin_supports
@@ -19,6 +19,9 @@ from zoo.probe import NUM_DRAWS
 
 NUM_CANDIDATES = NUM_DRAWS  # prior draws among which a chain picks its start
 POSITIVE = ("scale", "scale_diag", "rate", "concentration", "concentration0", "concentration1", "df")
+SHARES = (constraints.simplex, constraints.unit_interval)
+BORDER = 0.8  # `least` of `Space.inside` is eps^BORDER at first: 1 - share is told from 1
+AWAY = 1e-3  # `least` where a sampler begins at an optimum on the border: draws are not that near
 NUM_BATCHES = 64  # of NUM_DRAWS prior draws that are asked for a row before it counts as impossible
 
 
@@ -27,9 +30,11 @@ class Space(NamedTuple):
 
     size: int
     constrain: Callable  # u (D,) -> params
-    unconstrain: Callable  # params -> u (D,)
+    unconstrain: Callable  # params -> u (D,); not finite where a share is 0
+    inside: Callable  # params, least -> u (D,), every share some `least` away from 0 and 1 or farther
     log_det: Callable  # u -> log |d params / d u|
     slices: dict  # name -> slice of u
+    shares: tuple[str, ...]  # parameters on a simplex or between 0 and 1
 
 
 def discrete(model) -> tuple[str, ...]:
@@ -46,6 +51,7 @@ def space_of(model) -> Space:
         found = {k: shape for k, (_, shape) in supports.items()}
         raise ValueError(f"the twin of {model.name} has the sites {found}, its prior {shapes}; they should be the same")
     names = sorted(set(shapes) - set(discrete(model)))
+    shares = tuple(n for n in names if getattr(supports[n][0], "base_constraint", supports[n][0]) in SHARES)
     maps = {name: biject_to(supports[name][0]) for name in names}
     template = {name: jnp.zeros(maps[name].inverse_shape(shapes[name])) for name in names}
     flat, unravel = ravel_pytree(template)
@@ -60,12 +66,20 @@ def space_of(model) -> Space:
     def unconstrain(params):
         return ravel_pytree({name: maps[name].inv(params[name]) for name in names})[0]
 
+    def inside(params, least=None):
+        def part(name):
+            u = maps[name].inv(params[name])
+            far = -np.log(least or jnp.finfo(u.dtype).eps ** BORDER)
+            return jnp.clip(u, -far, far) if name in shares else u
+
+        return ravel_pytree({name: part(name) for name in names})[0]
+
     def log_det(u):
         parts = unravel(u)
         each = [jnp.sum(maps[n].log_abs_det_jacobian(part, maps[n](part))) for n, part in parts.items()]
         return sum(each, jnp.zeros(()))
 
-    return Space(flat.size, constrain, unconstrain, log_det, slices)
+    return Space(flat.size, constrain, unconstrain, inside, log_det, slices, shares)
 
 
 def check_density(model, x):
