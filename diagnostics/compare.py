@@ -423,6 +423,9 @@ def _point_verdict(comparison, summaries, name) -> str:
         f = summary.values["log_density"] if result.prior else _likelihoods(comparison.results[other], model, x)
         if np.isfinite(f).any():
             known.append((float(np.max(f[np.isfinite(f)])), f"a draw of {other}"))
+    climbing = densities[np.asarray(result.ended) == "not converged"] if len(result.ended) else densities[:0]
+    if np.any(climbing > value):
+        known.append((float(np.max(climbing)), "a restart that had not converged"))
     params = {name: np.asarray(leaf)[best][None, None] for name, leaf in result.params.items()}
     return verdicts.of_point(
         value,

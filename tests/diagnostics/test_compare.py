@@ -294,6 +294,15 @@ def test_a_point_without_an_admissible_restart_names_the_causes_that_are_there(b
     assert verdict_of(backends, said, "point")["verdict"].endswith("all 2 restarts ended with an empty component")
 
 
+def test_a_point_below_a_restart_that_had_not_converged_is_not_the_highest(backends):
+    found = point()
+    climbing = found._replace(ended=np.array(["converged", "not converged"]), log_density=found.log_density[0] + [0, 1])
+    says = verdict_of(backends, climbing, "point")["verdict"]
+    assert says.startswith("not at the MAP (") and "a restart that had not converged has -65.94" in says
+    lower = climbing._replace(log_density=found.log_density[0] - [0, 1])
+    assert "converged" not in verdict_of(backends, lower, "point")["verdict"]
+
+
 def test_a_maximum_likelihood_is_held_against_the_stored_one():
     settings = {"prior": False, "num_restarts": 8}
     says = compare(three_gaussians(), ["em"], settings=settings, reference="none").backends["em"]["verdict"]
