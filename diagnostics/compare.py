@@ -424,8 +424,9 @@ def _point_verdict(comparison, summaries, name) -> str:
         if np.isfinite(f).any():
             known.append((float(np.max(f[np.isfinite(f)])), f"a draw of {other}"))
     climbing = densities[np.asarray(result.ended) == "not converged"] if len(result.ended) else densities[:0]
-    if np.any(climbing > value):
-        known.append((float(np.max(climbing)), "a restart that had not converged"))
+    highest = float(np.max(climbing, initial=-np.inf))
+    if highest - verdicts.SAME * (1 + abs(highest)) > value:
+        known.append((highest, "a restart that had not converged"))
     params = {name: np.asarray(leaf)[best][None, None] for name, leaf in result.params.items()}
     return verdicts.of_point(
         value,

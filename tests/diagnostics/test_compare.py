@@ -301,6 +301,9 @@ def test_a_point_below_a_restart_that_had_not_converged_is_not_the_highest(backe
     assert says.startswith("not at the MAP (") and "a restart that had not converged has -65.94" in says
     lower = climbing._replace(log_density=found.log_density[0] - [0, 1])
     assert "converged" not in verdict_of(backends, lower, "point")["verdict"]
+    backends(tried=("point", climbing._replace(log_density=found.log_density[0] + [0, 1e-10])))
+    says = compare(bento(), reference="none").backends["tried"]["verdict"]
+    assert says.endswith("nothing to hold it against")  # no higher but for rounding
 
 
 def test_a_maximum_likelihood_is_held_against_the_stored_one():
