@@ -73,11 +73,10 @@ def build(model, permute: bool = True, thin: int = 1) -> loop.Sampler:
             jax.random.split(key_sweeps, thin),
         )
         params = marginal.draw(model, key_params, sums_of(each, z))
-        lp, evaluations = model.log_density(params, x), thin + 1
         if moves:
-            params, z, lp, used = labels.relabel(model, key_labels, params, z, lp, x)
-            evaluations += used
-        out = {"params": params, "assignments": z, "lp": lp, "num_evaluations": jnp.int32(evaluations)}
+            params, z = labels.relabel(model, key_labels, params, z, x)
+        out = {"params": params, "assignments": z, "lp": model.log_density(params, x)}
+        out["num_evaluations"] = jnp.int32(thin + 1)
         return State(z), out
 
     def sums_of(each, z):

@@ -93,22 +93,20 @@ def build(model, num_warmup: int, permute: bool = True, thin: int = 1, accept: b
 
     def step(key, i, state, x):
         key_sweeps, key_labels, key_jump = jax.random.split(key, 3)
+        if moves:  # once a draw that is kept, and before its sweeps, which leave its density behind
+            state = State(*labels.relabel(model, key_labels, *state, x))
         evaluations = 0
         if jumps and num_warmup > 0:
             state = jax.lax.cond(i < num_warmup, lambda: jump(key_jump, state, x), lambda: state)
             evaluations = jnp.where(i < num_warmup, 2, 0)
         keys = jax.random.split(key_sweeps, thin)
-        (params, z), outs = jax.lax.scan(lambda state, key: sweep(key, i, state, x), state, keys)
-        lp, evaluations = outs["lp"][-1], evaluations + outs["num_evaluations"].sum()
-        if moves:  # once a draw that is kept: K! densities cost more than a sweep
-            params, z, lp, used = labels.relabel(model, key_labels, params, z, lp, x)
-            evaluations += used
-        return State(params, z), {
-            "params": params,
-            "assignments": z,
-            "lp": lp,
+        state, outs = jax.lax.scan(lambda state, key: sweep(key, i, state, x), state, keys)
+        return state, {
+            "params": state.params,
+            "assignments": state.assignments,
+            "lp": outs["lp"][-1],
             "conjugacy_error": outs["conjugacy_error"].max(),
-            "num_evaluations": evaluations,
+            "num_evaluations": evaluations + outs["num_evaluations"].sum(),
         }
 
     def sweep(key, i, state, x):

@@ -106,7 +106,6 @@ def build(
     """The sampler; with `num_warmup=0` the steps stay at `step_size`."""
     of = space.space_of(model)
     redraws = labels.moves(model, permute)
-    relabels = redraws and not model.exchangeable
     K, D = model.num_components, of.size
     moves = tuple(name for name in moves if K > 1 or name == "joint")
     identity = jnp.arange(K, dtype=jnp.int32)
@@ -116,7 +115,6 @@ def build(
         "block": assignment_moves.block,
     }
     passes = bool(moves) + ("split_merge" in moves) + ("joint" in moves) + 1 + D
-    passes += labels.num_evaluations(K) if relabels else 0
 
     def labelled(u, s):
         return model.permute(of.constrain(u), s) if redraws else of.constrain(u)
@@ -169,11 +167,8 @@ def build(
             state, rates["joint"] = all_at_once(keys["joint"], i, state, table, x)
         u, log_steps, rates["walk"] = walk(keys["walk"], i, state, x)
         if redraws:
-            params, assignments = labelled(u, s), s[state.assignments]
-
-            def log_density(t):  # relative to the labelling now: t then acts on declared labels
-                return model.log_joint(model.permute(params, t), t[assignments], x)
-
+            # relative to the labelling now: the new one acts on declared labels
+            log_density = labels.log_labelling(model, labelled(u, s), s[state.assignments], x)
             s = labels.redraw(model, keys["labels"], identity, log_density)[s]
         return state._replace(u=u, permutation=s, log_steps=log_steps), rates
 

@@ -73,33 +73,34 @@ def relabels(model) -> bool:
 
     That is log_components(permute(params, s))[:, s] == log_components(params), and |det d permute / d params| = 1.
 
-    Held at a prior draw for a cyclic shift; for fixed weights the weights' half stays, which the density ratio of
-    the permutation move accounts for.
+    Held at a prior draw for a cyclic shift and a transposition, of which every permutation is made; for fixed weights
+    the weights' half stays, which the density ratio of the permutation move accounts for.
     """
     K = model.num_components
     if K == 1 or not model.param_shapes:
         return False
-    s = np.roll(np.arange(K), 1)
+    shifts = generators(K)
 
     @jax.jit
     def probe(draws, key):
         params = {name: leaf[0] for name, leaf in draws.items()}
         _, x = draw_observations(model, params, key)
-        moved = model.log_components(model.permute(params, jnp.asarray(s)), x)[:, s]
-        return model.log_components(params, x), moved, log_stretch(params) if model.own_permute else jnp.zeros(())
+        moved = jax.vmap(lambda s: model.log_components(model.permute(params, s), x)[:, s])(shifts)
+        stretch = jax.vmap(lambda s: log_stretch(params, s))(shifts) if model.own_permute else jnp.zeros(())
+        return model.log_components(params, x), moved, stretch
 
-    def log_stretch(params):
+    def log_stretch(params, s):
         real = {name: leaf for name, leaf in params.items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
         flat, unravel = ravel_pytree(real)
 
         def permuted(flat):
-            moved = model.permute({**params, **unravel(flat)}, jnp.asarray(s))
+            moved = model.permute({**params, **unravel(flat)}, s)
             return ravel_pytree({name: moved[name] for name in real})[0]
 
         return jnp.linalg.slogdet(jax.jacfwd(permuted)(flat))[1]
 
     here, there, stretch = probe(model.prior_draws(jax.random.key(5), NUM_DRAWS), jax.random.key(11))
-    return bool(np.allclose(here, there, rtol=1e-4, atol=1e-4) and abs(float(stretch)) < 1e-4)
+    return bool(np.allclose(here, there, rtol=1e-4, atol=1e-4) and np.all(np.abs(stretch) < 1e-4))
 
 
 def exchanges(model) -> bool:
@@ -108,8 +109,7 @@ def exchanges(model) -> bool:
     Held at a prior draw for the prior and for every entry of the table, whose sum over rows could hide a difference:
     weights that are not alike cancel where two components have as many rows.
     """
-    K = model.num_components
-    shifts = jnp.asarray(np.stack([np.roll(np.arange(K), 1), np.r_[1, 0, np.arange(2, K)]]))
+    shifts = generators(model.num_components)
 
     @jax.jit
     def probe(draws, key):
@@ -125,6 +125,12 @@ def exchanges(model) -> bool:
     here, there = probe(model.prior_draws(jax.random.key(5), NUM_DRAWS), jax.random.key(13))
     close = lambda one, many: np.allclose(one, many, rtol=1e-4, atol=1e-4)
     return all(close(one, many) for one, many in zip(here, there, strict=True))
+
+
+def generators(num_components: int):
+    """(2, K): a cyclic shift and a transposition, of which every permutation is made."""
+    labels = np.arange(num_components)
+    return jnp.asarray(np.stack([np.roll(labels, 1), np.r_[1, 0, labels[2:]]]))
 
 
 def draw_observations(model, params, key, n=NUM_ROWS):

@@ -31,6 +31,32 @@ def test_assignments_follow_the_softmax_of_the_table():
         assert np.all(np.abs(found - p[n]) <= 4.4 * error)
 
 
+def test_uniforms_fill_the_interval_and_neighbours_of_one_word_are_independent():
+    for dtype in (jnp.float32, jnp.float64):
+        u = np.asarray(labels.uniforms(jax.random.key(3), 99_999, dtype))
+        assert u.shape == (99_999,) and u.dtype == dtype and 0 <= u.min() and u.max() < 1
+        assert stats.kstest(u, "uniform").pvalue > 1e-4
+        cells = (10 * u[:-1]).astype(int).reshape(-1, 2) @ np.array([10, 1])  # both halves of a word
+        assert stats.chisquare(np.bincount(cells, minlength=100)).pvalue > 1e-4
+
+
+def test_a_component_of_weight_zero_is_never_drawn():
+    table = jnp.log(jnp.tile(jnp.array([0.0, 0.5, 0.0, 0.5, 0.0]), (20_000, 1)))
+    z, log_sums = labels.draw_and_sum(jax.random.key(4), table)
+    assert set(np.unique(z)) == {1, 3}
+    np.testing.assert_allclose(log_sums, 0.0, atol=1e-15)
+
+
+@pytest.mark.parametrize("model", [coffee(), bento(weights=(0.7, 0.3)), MODELS["tone_experts"]])
+def test_the_density_of_a_labelling_is_the_joint_density_but_for_a_constant(model):
+    assert labels.moves(model, True)
+    params, z, x = model.simulate(jax.random.key(5), 40)
+    found = labels.log_labelling(model, params, z, x)
+    every = [jnp.asarray(s) for s in permutations(model.num_components)]
+    exact = np.array([model.log_joint(model.permute(params, s), s[z], x) for s in every])
+    np.testing.assert_allclose(np.array([found(s) for s in every]) - found(every[0]), exact - exact[0], atol=1e-9)
+
+
 def test_permutation_is_drawn_from_its_full_conditional():
     model = MODELS["coffee"]
     params = {"means": jnp.array([105.0, 110.0, 128.0])}

@@ -227,7 +227,7 @@ def pair(prior, weights=(0.5, 0.5), **declared):
         z = categorical(probs=np.array(weights)) @ "z"
         return normal(params["means"][z], 2.0) @ "x"
 
-    return Mixture(name="pair", num_components=2, prior=prior, observation=observation, **declared)
+    return Mixture(**{"name": "pair", "num_components": 2, "prior": prior, "observation": observation, **declared})
 
 
 @gen
@@ -260,6 +260,17 @@ def test_a_permute_of_ones_own_needs_no_component_params_and_fails_the_contract_
     assert not doubled.relabels
     fault = contract.relabelling_permutes_columns(doubled)
     assert not fault.holds and "is not used" in fault.detail
+
+
+@gen
+def three_means():
+    return {"means": normal(np.full(3, 400.0), 50.0) @ "means"}
+
+
+def test_a_permute_of_ones_own_that_only_shifts_is_none():
+    thirds = pair(three_means, (1 / 3,) * 3, num_components=3, exchangeable=True)
+    shifts = lambda params, s: {"means": jnp.roll(params["means"], s[0])}
+    assert thirds.relabels and not dataclasses.replace(thirds, permute=shifts).relabels
 
 
 @gen
