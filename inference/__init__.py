@@ -140,7 +140,7 @@ def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, 
 
     import jax
 
-    from inference import optimum, space
+    from inference import proper, space
     from inference.results import Cost
     from zoo.dependent import Dependent
 
@@ -166,7 +166,7 @@ def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, 
     began = time.perf_counter()
     if not dependent:
         space.check_density(model, x)
-    said = optimum.check_proper(model, x) if entry.kind != "point" and not dependent else ()
+    said = proper.check_proper(model, x) if entry.kind != "point" and not dependent else ()
     checking = Cost(time.perf_counter() - began)  # next to nothing but compiling
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(backend.encode()))
     try:

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from scipy.stats import gamma as gamma_law
 from scipy.stats import halfnorm, invgamma
 
-from inference import BACKENDS, fit, optimum
+from inference import BACKENDS, fit, proper
 from inference.closed_forms import normal_log_marginal
 from zoo import MODELS
 from zoo.models.bento import bento, bento_full
@@ -67,25 +67,25 @@ def log_mass(m, log_prior, low):
 def test_the_warning_comes_where_the_mass_near_scale_zero_grows_without_end(model, log_prior, m):
     infinite = log_mass(m, log_prior, -60.0) - log_mass(m, log_prior, -30.0) > 0.1
     x = np.r_[np.full(m, 12.0), 1.0, 2.0, 3.0, 4.0]
-    said = optimum.check_proper(model, x)
+    said = proper.check_proper(model, x)
     assert len(said) == infinite
     if infinite:
         assert said[0].startswith(f"the posterior is improper: {m} rows are equal (row 0, x = 12.0)")
 
 
 def test_a_scale_that_all_components_share_cannot_shrink_onto_some_rows():
-    assert optimum.check_proper(SHARED, np.array([12.0, 12.0, 1.0, 2.0, 3.0])) == ()
+    assert proper.check_proper(SHARED, np.array([12.0, 12.0, 1.0, 2.0, 3.0])) == ()
     with pytest.raises(ValueError, match="no proper posterior: 2 rows are equal"):
-        optimum.check_proper(SHARED, np.array([12.0, 12.0, 1.0, 1.0, 3.0]))
+        proper.check_proper(SHARED, np.array([12.0, 12.0, 1.0, 1.0, 3.0]))
 
 
 def test_student_components_shrink_onto_equal_rows_alike():
     model, x = MODELS["galaxy_student"], np.array(MODELS["galaxy_student"].data.x)
-    assert optimum.check_proper(model, x) == ()
+    assert proper.check_proper(model, x) == ()
     with pytest.raises(ValueError, match="no proper posterior: 82 rows are equal"):
-        optimum.check_proper(model, np.full(82, 20.0))
+        proper.check_proper(model, np.full(82, 20.0))
     x[1] = x[0]
-    assert optimum.check_proper(model, x)[0].startswith("the posterior is improper: 2 rows are equal (row 0, ")
+    assert proper.check_proper(model, x)[0].startswith("the posterior is improper: 2 rows are equal (row 0, ")
 
 
 @pytest.mark.parametrize("backend", [n for n in BACKENDS if n != "em" and not BACKENDS[n].refuses(IMPROPER, EQUAL)])
@@ -162,9 +162,9 @@ def thick_matrices():
 )
 def test_equal_numbers_in_one_column_of_a_row_and_of_log_normals_are_seen(name, thick, says):
     model = MODELS[name]
-    assert optimum.check_proper(model, model.data.x) == ()
+    assert proper.check_proper(model, model.data.x) == ()
     improper = dataclasses.replace(model, name="thick", prior=thick, twin=None, data=None)
-    (said,) = optimum.check_proper(improper, model.data.x)
+    (said,) = proper.check_proper(improper, model.data.x)
     assert said.startswith(f"the posterior is improper: {says}")
 
 
@@ -173,4 +173,4 @@ def test_equal_numbers_in_one_column_of_a_row_and_of_log_normals_are_seen(name, 
 def test_priors_that_vanish_at_scale_zero_are_proper_whatever_the_ties(name):
     x = np.asarray(MODELS[name].data.x)
     assert len(np.unique(x[:, 0])) < len(x)
-    assert optimum.check_proper(MODELS[name], x) == ()
+    assert proper.check_proper(MODELS[name], x) == ()
