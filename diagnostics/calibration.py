@@ -57,7 +57,7 @@ WIDE: dict[str, dict[str, Any]] = {
     "directions": dict(kappa_rate=2.0),
     "faithful": dict(worth=1.0),
     "faithful_gamma": dict(shape_rate=0.2),
-    "faithful_correlations": dict(median_scale=(4.0, 40.0)),
+    "faithful_lkj_6": dict(median_scale=(4.0, 40.0)),
     "faithful_spherical": dict(variance_scale=2.0),
     "digits": dict(num_components=3, prior_inked=20.0, prior_blank=20.0),
     "galaxy_2_equal": dict(variance_scale=100.0),

@@ -29,6 +29,11 @@ from zoo.mixture import Mixture
 from zoo.tables import is_frame
 
 SCHEMA = 1
+NO_MAXIMUM = {  # how a restart ends at what is no maximum, and no singularity
+    "not converged": "without converging",
+    "not stationary": "at a point that is not stationary",
+    "saddle point": "at a saddle point",
+}
 PER_CHAIN = ("num_chains", "num_warmup", "num_draws")  # given for all, they are not meant for the exact ones beside
 
 
@@ -423,10 +428,10 @@ def _point_verdict(comparison, summaries, name) -> str:
         f = summary.values["log_density"] if result.prior else _likelihoods(comparison.results[other], model, x)
         if np.isfinite(f).any():
             known.append((float(np.max(f[np.isfinite(f)])), f"a draw of {other}"))
-    climbing = densities[np.asarray(result.ended) == "not converged"] if len(result.ended) else densities[:0]
-    highest = float(np.max(climbing, initial=-np.inf))
-    if highest - verdicts.SAME * (1 + abs(highest)) > value:
-        known.append((highest, "a restart that had not converged"))
+    for ended, phrase in NO_MAXIMUM.items() if len(result.ended) else ():
+        highest = float(np.max(densities[np.asarray(result.ended) == ended], initial=-np.inf))
+        if highest - verdicts.SAME * (1 + abs(highest)) > value:
+            known.append((highest, f"a restart that ended {phrase}"))
     params = {name: np.asarray(leaf)[best][None, None] for name, leaf in result.params.items()}
     return verdicts.of_point(
         value,
@@ -447,9 +452,7 @@ def _causes(result) -> tuple[str, ...]:
         "below the floor": "in a singularity below the scale floor",
         "empty component": "with an empty component",
         "stopped at a singularity": "at a singularity",
-        "not converged": "without converging",
-        "not stationary": "at a point that is not stationary",
-        "saddle point": "at a saddle point",
+        **NO_MAXIMUM,
     }
     ended = set(result.ended)
     return tuple(phrase for name, phrase in phrases.items() if name in ended)

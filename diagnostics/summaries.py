@@ -120,7 +120,7 @@ def _weighted(draws, model, x):
         "weighted",
         {s: mean(m)[0] for s, m in masses.items()},
         weight_ess=float(1 / (w**2).sum()),
-        pareto_k=_pareto(log_weights),
+        pareto_k=tail_shape(draws),
     )
 
 
@@ -202,8 +202,12 @@ def _take(params, kept):
     return {k: v[kept][None] for k, v in flat.items()}
 
 
-def _pareto(log_weights) -> float:
-    """Pareto shape of the largest weights; 0 when all are equal, infinity when they are too few to say."""
+def tail_shape(draws) -> float:
+    """Pareto shape of the largest weights; 0 when all are equal, infinity when they are too few to say. Where a back
+    end smoothed them it is of the raw ones, which `stats["pareto_k"]` keeps."""
+    if "pareto_k" in draws.stats:
+        return float(np.ravel(draws.stats["pareto_k"])[0])
+    log_weights = np.asarray(draws.log_weights, float).ravel()
     if np.ptp(log_weights) < ROUNDING * (1 + np.abs(log_weights).max()):
         return 0.0
     with np.errstate(all="ignore"):

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diagnostics.functionals import fixed_pairs, fixed_points, in_blocks, pointwise_log_likelihoods
-from diagnostics.verdicts import FEW_ESS
+from diagnostics.verdicts import no_evidence
+from inference.importance import weight_ess
 from inference.loop import state_leaves
 from inference.results import Draws, Exact, PointMass
 from zoo import introspect
@@ -322,7 +323,7 @@ def _attributes(result, model, x, backend, settings, seed, data):
     evidence = {
         name: float(getattr(result, name))
         for name in ("log_evidence", "log_evidence_se", "missed_mass")
-        if getattr(result, name, None) is not None and not _collapsed(draws)
+        if getattr(result, name, None) is not None and not _no_evidence(draws)
     }
     return evidence | {
         "backend": backend,
@@ -343,13 +344,14 @@ def _attributes(result, model, x, backend, settings, seed, data):
     }
 
 
-def _collapsed(draws) -> bool:
-    """Whether weighted draws are worth so few that not even the error of their evidence means anything."""
+def _no_evidence(draws) -> bool:
+    """Whether weighted draws give no estimate of the log evidence (`verdicts.no_evidence`); of independent runs, whose
+    particles share a weight, whether the particles are worth too few."""
     if getattr(draws, "log_weights", None) is None:
         return False
-    log_weights = np.asarray(draws.log_weights, float).ravel()
-    w = np.exp(log_weights - log_weights.max())
-    return not w.sum() ** 2 / (w**2).sum() >= FEW_ESS
+    from diagnostics.summaries import tail_shape
+
+    return no_evidence(weight_ess(draws.log_weights), tail_shape(draws) if len(draws.log_weights) == 1 else 0.0)
 
 
 # -- programs -----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import numpy as np
 from inference import loop, space
 from inference.em_step import Settings, Start, build, first_state
 from inference.optimum import curvature, flat, rising
+from inference.proper import unbounded_along_a_line
 from inference.results import Cost, PointMass
 from zoo.mixture import num_observations
 from zoo.probe import NUM_DRAWS
@@ -112,6 +113,8 @@ def em(
     best = jax.tree.map(lambda leaf: leaf[0], result.at)
     errors, bordering = _off_border(model, best, errors)
     unbounded, trying = rising(model, bool(prior), best, x)
+    if unbounded is None and prior and unbounded_along_a_line(model, x):
+        unbounded = "the density grows without bound as a correlation goes to 1 or -1 along rows on one line"
     evaluations = int(np.sum(state.step + state.stopped))
     counted = Cost(
         table_evaluations=evaluations * (1 + built.tables),

@@ -63,9 +63,10 @@ def importance_modes(
     """Weighted draws of the parameters, assignments summed out, proposed around the modes of `num_restarts` EM runs.
 
     Fields as in `importance`. Evidence and its error are of the raw weights, whose mean is unbiased; `log_weights` are
-    Pareto smoothed (Vehtari et al. 2024, JMLR 25, section 3.2). Below 100 effective draws, or with Pareto k above .7,
-    there is no estimate of the evidence and the warnings say so. `num_resampled` > 0 adds `resampled`, that many
-    equal-weight draws by systematic resampling (sampling-importance-resampling, Rubin 1988), assignments included.
+    Pareto smoothed (Vehtari et al. 2024, JMLR 25, section 3.2); `stats["pareto_k"]` is of the raw ones too. Below 100
+    effective draws, or with Pareto k above .7, there is no estimate of the evidence and the warnings say so.
+    `num_resampled` > 0 adds `resampled`, that many equal-weight draws by systematic resampling
+    (sampling-importance-resampling, Rubin 1988), assignments included.
     """
     if num_particles < 2 or (block is not None and block < 1):  # one weight says nothing of its own error
         raise ValueError(f"num_particles should be at least 2 and block at least 1, got {num_particles} and {block}")
@@ -94,6 +95,7 @@ def importance_modes(
         log_weights=smoothed(raw)[None],
         log_evidence=value,
         log_evidence_se=error,
+        stats={"pareto_k": np.full((1, done), importance.pareto_k(raw) or 0.0)},
         num_done=done,
         interrupted=done < num_particles,
         warnings=(*collapsed, *said),

@@ -1,29 +1,43 @@
-"""Whether equal observations leave a proper posterior."""
+"""Whether observations that are equal, or on one line, leave a proper posterior."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpyro.distributions import constraints
 
 from inference import conditionals, space
-from inference.em_step import by_column, columns_of, scaled, scales
+from inference.em_step import FULL, by_column, columns_of, scaled, scales
 from inference.optimum import bordered
+from zoo.mixture import twin_supports
 from zoo.probe import NUM_DRAWS
+
+IMPROPER = "the posterior is improper: {}; draws stand for the part away from there, if any; {}"
+LONG = 2000  # rows that are compared with each other in the search of a line
 
 
 def check_proper(model, x) -> tuple[str, ...]:
-    """The warning, if any, that equal entries of x leave no proper posterior; ValueError where there is nothing else.
+    """The warning, if any, that rows of x that are equal, or lie on one line, leave no proper posterior; ValueError
+    where there is nothing else. Rows beside covariates are not looked at."""
+    if isinstance(x, dict) and "covariates" in x:
+        return ()
+    return ties(model, x) or aligned(model, x)
+
+
+def ties(model, x) -> tuple[str, ...]:
+    """`check_proper` of equal entries.
 
     A Normal, log-normal or Student-t component of unknown location that sits on m equal numbers has likelihood s^-m as
     its scale s -> 0, and s^(1 - m) once the location is integrated out, against a prior density like s^a: the integral
     over s is infinite where m >= a + 2. HalfNormal and HalfCauchy have a = 0, so two equal numbers suffice, in one
     column if that has a scale of its own (of a full covariance, that given the others); an InverseGamma variance falls
     faster than any power. Where a column has at most K distinct numbers all components end there, which is refused;
-    else chains may never come near, and it is said. Rows beside covariates are not looked at.
+    else chains may never come near, and it is said.
     """
     sites = scaled(model)
-    if not sites or (isinstance(x, dict) and "covariates" in x):
+    if not sites:
         return ()
     columns = np.concatenate([np.asarray(columns_of(model, of, x)) for of in sites], axis=1)
     distinct = [len(np.unique(column)) for column in columns.T]
@@ -56,7 +70,121 @@ def check_proper(model, x) -> tuple[str, ...]:
     cure = "give a prior that vanishes at scale 0, such as an InverseGamma variance, or data measured more finely"
     if len(rows) <= model.num_components:
         raise ValueError(f"no proper posterior: {said}; {cure}")
-    return (f"the posterior is improper: {said}; draws stand for the part away from there, if any; {cure}",)
+    return (IMPROPER.format(said, cure),)
+
+
+def aligned(model, x) -> tuple[str, ...]:
+    """`check_proper` of rows on one line, under two-dimensional normal components whose correlation has a prior.
+
+    With d = 1 - correlation^2, m rows on a line have likelihood d^(-m/2) as d -> 0 if the component lies along it;
+    slope and intercept, integrated out, give a factor d, and the prior is like d^(eta - 1) (LKJ of concentration eta):
+    the integral over d is infinite where m >= 2 eta + 2. A line along an axis is a matter of `ties`. Hyperplanes of
+    more columns are not looked at, nor are more than the first LONG rows.
+    """
+    found = _correlated(model)
+    if found is None:
+        return ()
+    points = np.asarray(columns_of(model, found.site, x))
+    gains = lambda m: found.prior + found.volume - (m - 2) * found.narrows  # of log mass
+    if gains(len(points)).max() < -0.1:
+        return ()  # not even if all rows were on one line
+    rows = on_a_line(points)
+    m = len(rows)
+    if gains(m).max() < -0.1:
+        return ()
+    value = jax.tree.map(lambda leaf: np.asarray(leaf)[rows[0]], x)
+    columns = " and ".join(_names(model, (found.site,)))
+    said = (
+        f"{m} rows lie on one line in {columns} (row {rows[0]}, x = {value}, is one) "
+        f"and the prior of {model.name} lets a correlation go to 1 or -1 along it, where its mass is infinite"
+    )
+    cure = "give a prior of correlations that vanishes faster there, such as LKJ of a larger concentration"
+    if m == len(points):
+        raise ValueError(f"no proper posterior: {said}; {cure}")
+    return (IMPROPER.format(said, cure),)
+
+
+def unbounded_along_a_line(model, x) -> bool:
+    """Whether the density grows without bound as a correlation goes to 1 or -1 along rows on one line: m rows gain
+    d^(-m/2) against the prior's d^(eta - 1)."""
+    found = None if isinstance(x, dict) and "covariates" in x else _correlated(model)
+    if found is None:
+        return False
+    m = len(on_a_line(np.asarray(columns_of(model, found.site, x))))
+    return bool((found.prior - m * found.narrows).max() > 0.1)
+
+
+def on_a_line(points) -> np.ndarray:
+    """The largest set of rows of `points` (N, 2), sorted, on one line that is not along an axis; of the first LONG
+    rows. Directions from each row to the others are compared, to 1e-11 in standardised columns."""
+    points = points[:LONG] / np.where(points.std(axis=0) > 0, points.std(axis=0), 1.0)
+    best = np.arange(0)
+    for point in points:
+        away = points - point
+        slanted = np.flatnonzero((away != 0).all(axis=1))
+        angles = np.arctan2(away[slanted, 1], away[slanted, 0]) % np.pi
+        order = np.argsort(angles)
+        groups = np.split(slanted[order], 1 + np.flatnonzero(np.diff(angles[order]) > 1e-11))
+        largest = max(groups, key=len)
+        equal = np.flatnonzero((away == 0).all(axis=1))
+        if len(largest) + len(equal) > max(len(best), 2):
+            best = np.sort(np.r_[largest, equal])
+    return best
+
+
+class _Correlated(NamedTuple):
+    """What moving a coordinate of a correlation towards 1 or -1 does, (2 D,)."""
+
+    site: str  # whose components are normal in two columns
+    prior: np.ndarray  # to the log prior
+    volume: np.ndarray  # to log |d params / d u|
+    narrows: np.ndarray  # to the log scale of either column given the other, in one component
+
+
+@functools.cache
+def _correlated(model) -> _Correlated | None:
+    """None without normal components in two columns with a correlation of their own, or where nothing is known."""
+    shapes, (site, *others) = model.observation_shapes, scaled(model) or ("",)
+    fits = not others and site and shapes[site].family == FULL and shapes[site].shape == (2,)
+    if not fits or model.lacks_twin or not len(_correlations(model)):
+        return None
+    draws = model.prior_draws(jax.random.key(5), NUM_DRAWS)
+    prior, volume, ratios = (np.asarray(out) for out in _towards_one(model)(draws))
+    one = ((ratios < -1).all(axis=2).sum(axis=1) == 1) & np.isfinite(prior)
+    return _Correlated(site, prior[one], volume[one], ratios[one].min(axis=(1, 2))) if one.any() else None
+
+
+@functools.cache
+def _correlations(model):
+    """Coordinates of the sites that are correlation matrices or their Cholesky factors."""
+    of, kinds = space.space_of(model), (type(constraints.corr_cholesky), type(constraints.corr_matrix))
+    named = [name for name, (support, _) in twin_supports(model).items() if isinstance(_base(support), kinds)]
+    return np.concatenate([np.arange(0), *(np.arange(of.size)[of.slices[name]] for name in named)])
+
+
+def _base(support):
+    return getattr(support, "base_constraint", support)
+
+
+@functools.cache
+def _towards_one(model):
+    """prior draws -> what moving each coordinate of a correlation from 3 to 5 further out (1 - correlation^2 from about
+    .01 to .0002, which both precisions resolve) does to log prior, to log |d params / d u| and to the log scales."""
+    of = space.space_of(model)
+
+    def program(draws):
+        u = of.unconstrain(jax.tree.map(lambda leaf: leaf[0], draws))
+
+        def at(shift):
+            moved = of.constrain(u + shift)
+            return model.log_prior(moved), of.log_det(u + shift), jnp.log(scales(model, moved))
+
+        axes = jnp.eye(of.size)[_correlations(model)]
+        shifts = jnp.array([3.0, 5.0])[:, None, None] * jnp.concatenate([axes, -axes])
+        ends = jax.lax.map(lambda shifts: jax.lax.map(at, shifts), shifts)
+        return tuple(there[1] - there[0] for there in ends)
+
+    return jax.jit(program)
 
 
 def _names(model, sites) -> list[str]:

@@ -131,14 +131,14 @@ class Mixture:
 
     def simulate(self, key, n: int, covariates=None) -> tuple[Params, Any, Any]:
         """A forward draw: params, assignments (N,) int32, x (N, ...); covariates default to those of the data."""
-        covariates = self.covariates(n) if covariates is None else covariates
+        covariates = jax.tree.map(jnp.asarray, self.covariates(n) if covariates is None else covariates)
         trace = self.joint(n, covariates).simulate(key, ())
         choices = trace.get_choices()
         params = {name: choices[_address(name)] for name in self.param_shapes}
         observed = {name: _plain(choices[("obs", *_address(name))]) for name in self.observation_names}
         x = observed["x"] if set(observed) == {"x"} else observed
         if covariates is not None:
-            x = {**(x if isinstance(x, dict) else {"x": x}), "covariates": jax.tree.map(jnp.asarray, covariates)}
+            x = {**(x if isinstance(x, dict) else {"x": x}), "covariates": covariates}
         return params, choices["obs", "z"].astype(jnp.int32), x
 
     @property
@@ -358,16 +358,20 @@ def twin_supports(model: Mixture) -> dict[str, tuple[Any, tuple[int, ...]]]:
     jax.eval_shape(run, jax.random.key(0), x)
     traced = [name for name, (support, _) in found.items() if _has_tracer(support)]
     if traced:  # bounds that JAX computed: numbers if the model is run, and the same in every run
-        rows = jax.tree.map(lambda leaf: np.ones((2, *leaf.shape[1:]), leaf.dtype), x)
-        outside_traces(run, jax.random.key(0), rows)
-        first = dict(found)
-        outside_traces(run, jax.random.key(1), rows)
+
+        def another(seed, value):
+            rows = jax.tree.map(lambda leaf: np.full((2, *leaf.shape[1:]), value, leaf.dtype), x)
+            outside_traces(lambda: run(jax.random.key(seed), rows))
+            return dict(found)
+
+        first, *others = another(0, 1), another(1, 1), another(0, 0)
         for name in traced:
-            if not jax.tree.all(jax.tree.map(np.array_equal, first[name][0], found[name][0])):
-                raise ValueError(
-                    f"the support of {name} in {model.name} depends on other parameters, which no change of variables "
-                    f"here follows; declare {name} relative to them, such as a share of its bound"
-                )
+            for other, on in zip(others, ("other parameters", "the data"), strict=True):
+                if not jax.tree.all(jax.tree.map(np.array_equal, first[name][0], other[name][0])):
+                    raise ValueError(
+                        f"the support of {name} in {model.name} depends on {on}, which no change of variables here "
+                        f"follows; declare {name} relative to constants, such as a share of its bound"
+                    )
     return found
 
 

@@ -294,13 +294,21 @@ def test_a_point_without_an_admissible_restart_names_the_causes_that_are_there(b
     assert verdict_of(backends, said, "point")["verdict"].endswith("all 2 restarts ended with an empty component")
 
 
-def test_a_point_below_a_restart_that_had_not_converged_is_not_the_highest(backends):
+@pytest.mark.parametrize(
+    "ended, phrase",
+    [
+        ("not converged", "without converging"),
+        ("saddle point", "at a saddle point"),
+        ("not stationary", "at a point that is not stationary"),
+    ],
+)
+def test_a_point_below_a_restart_that_is_no_maximum_is_not_the_highest(backends, ended, phrase):
     found = point()
-    climbing = found._replace(ended=np.array(["converged", "not converged"]), log_density=found.log_density[0] + [0, 1])
+    climbing = found._replace(ended=np.array(["converged", ended]), log_density=found.log_density[0] + [0, 1])
     says = verdict_of(backends, climbing, "point")["verdict"]
-    assert says.startswith("not at the MAP (") and "a restart that had not converged has -65.94" in says
+    assert says.startswith("not at the MAP (") and f"a restart that ended {phrase} has -65.94" in says
     lower = climbing._replace(log_density=found.log_density[0] - [0, 1])
-    assert "converged" not in verdict_of(backends, lower, "point")["verdict"]
+    assert phrase not in verdict_of(backends, lower, "point")["verdict"]
     backends(tried=("point", climbing._replace(log_density=found.log_density[0] + [0, 1e-10])))
     says = compare(bento(), reference="none").backends["tried"]["verdict"]
     assert says.endswith("nothing to hold it against")  # no higher but for rounding

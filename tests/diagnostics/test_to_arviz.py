@@ -122,6 +122,18 @@ def test_collapsed_weights_leave_no_estimate_of_the_evidence(tmp_path):
     assert "log_evidence" not in data.posterior.attrs and "log_evidence" not in data["weighted"].attrs
 
 
+def test_a_heavy_tail_leaves_no_estimate_of_the_evidence_either():
+    rng = np.random.default_rng(2)
+    model, x = bento_full(), np.asarray(bento_full().data.x)
+    for shape, kept in ((0.9, False), (0.2, True)):
+        log_weights = np.log1p(rng.pareto(1 / shape, (1, 4000)))
+        draws = chains(1, 4000, log_weights=log_weights, log_evidence=-65.3, log_evidence_se=0.1)
+        assert 1 / np.square(np.exp(log_weights) / np.exp(log_weights).sum()).sum() > 100
+        assert ("log_evidence" in to_arviz(draws, model, x).posterior.attrs) == kept
+    smoothed = draws._replace(stats={"pareto_k": np.full((1, 4000), 0.9)})  # the raw weights' k counts
+    assert "log_evidence" not in to_arviz(smoothed, model, x).posterior.attrs
+
+
 def test_resampling_keeps_draws_and_their_assignments_together():
     draws = chains(2, 5, log_weights=np.arange(10.0).reshape(2, 5))
     again = resample(draws, 0, num=50)

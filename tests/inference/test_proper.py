@@ -14,6 +14,7 @@ from inference import BACKENDS, fit, proper
 from inference.closed_forms import normal_log_marginal
 from zoo import MODELS
 from zoo.models.bento import bento, bento_full
+from zoo.models.multivariate_gaussian import faithful_lkj_6
 from zoo.models.three_gaussians import three_gaussians
 
 EQUAL = np.full(20, 400.0)
@@ -157,7 +158,7 @@ def thick_matrices():
     [
         ("ais", thick_heights, "5 rows are equal (row 5"),
         ("planet_masses", thick_masses, "3 rows are equal (row 25, x = 0.99)"),
-        ("faithful_correlations", thick_matrices, "8 rows are equal in x[0]"),
+        ("faithful_lkj_6", thick_matrices, "8 rows are equal in x[0]"),
     ],
 )
 def test_equal_numbers_in_one_column_of_a_row_and_of_log_normals_are_seen(name, thick, says):
@@ -174,3 +175,44 @@ def test_priors_that_vanish_at_scale_zero_are_proper_whatever_the_ties(name):
     x = np.asarray(MODELS[name].data.x)
     assert len(np.unique(x[:, 0])) < len(x)
     assert proper.check_proper(MODELS[name], x) == ()
+
+
+def log_mass_along_a_line(rows, eta, delta):
+    """log of the mass per unit of log(1 - rho^2) of rows on the line y = 1 + 2 x: one normal component with sd 1 in x,
+    LKJ(eta), the mean and the sd in y integrated out by a fine grid around the line."""
+    rho, width = np.sqrt(1 - delta), 9 * np.sqrt(delta)
+    step = np.linspace(-width, width, 301)
+    log_sd, mean_y = np.log(2.0 / rho) + step[:, None], 1.0 + 4 * step[None, :]
+    total = 0.0
+    for x, y in rows:
+        u, v = x, (y - mean_y) / np.exp(log_sd)
+        total = total - np.log(2 * np.pi) - log_sd - np.log(delta) / 2 - (u * u - 2 * rho * u * v + v * v) / (2 * delta)
+    return logsumexp(total) + 2 * np.log(step[1] - step[0]) + eta * np.log(delta)
+
+
+@pytest.mark.parametrize("eta", [1.0, 2.0, pytest.param(6.0, marks=pytest.mark.slow)])
+def test_the_warning_comes_where_the_mass_of_a_correlation_near_one_grows_without_end(eta):
+    model = faithful_lkj_6(lkj=eta)
+    away = np.array([[1.0, 9.0], [2.5, 1.0], [-1.5, 3.0], [0.3, -7.0]])
+    for m in range(3, 16):
+        rows = np.array([[x, 1 + 2 * x] for x in np.linspace(-1.5, 2.0, m)])
+        infinite = log_mass_along_a_line(rows, eta, 1e-10) > log_mass_along_a_line(rows, eta, 1e-6) - 0.1
+        said = proper.check_proper(model, np.concatenate([away, rows]))
+        assert len(said) == infinite == (m >= 2 * eta + 2), (m, said)
+        if infinite:
+            assert said[0].startswith(f"the posterior is improper: {m} rows lie on one line in x[0] and x[1] (row 4, ")
+            with pytest.raises(ValueError, match=f"no proper posterior: {m} rows lie on one line"):
+                proper.check_proper(model, rows)
+        assert proper.unbounded_along_a_line(model, np.concatenate([away, rows])) == (m >= 2 * eta - 1)
+
+
+@pytest.mark.slow
+def test_the_waits_for_old_faithful_lie_on_a_line_eight_at_a_time_and_stay_proper():
+    x = np.asarray(MODELS["faithful_lkj_6"].data.x)
+    rows = proper.on_a_line(x)
+    assert len(rows) == 8 and np.array_equal(np.round(1000 * x[rows, 0]) / 100 + 36, x[rows, 1])
+    assert proper.check_proper(MODELS["faithful_lkj_6"], x) == ()
+    (said,) = fit(faithful_lkj_6(lkj=2.0), "importance", num_particles=100).warnings[:1]
+    assert said.startswith("the posterior is improper: 8 rows lie on one line")
+    assert fit(MODELS["faithful_lkj_6"], "em", num_restarts=4).bounded
+    assert not fit(faithful_lkj_6(lkj=4.0), "em", num_restarts=4).bounded

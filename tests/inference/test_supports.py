@@ -4,6 +4,8 @@ the data are: right, or refused in a sentence."""
 import arviz as az
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from genjax import gen, normal, uniform
 from scipy import stats
@@ -24,10 +26,10 @@ def halves(params):
     return normal(params["means"][z], 1.0) @ "x"
 
 
-def of(prior, observation, x, exchangeable=False):
+def of(prior, observation, x, exchangeable=False, twin=None):
     data = Dataset(name="mine", x=np.asarray(x, float))
     about = {"num_components": 2, "exchangeable": exchangeable, "data": data}
-    return Mixture(name="mine", prior=prior, observation=observation, **about)
+    return Mixture(name="mine", prior=prior, observation=observation, twin=twin, **about)
 
 
 def bounded(x, low=LOW, high=HIGH, **more):
@@ -95,7 +97,26 @@ def test_bounds_that_jax_computes_are_numbers():
     def prior():
         return {"means": uniform(jnp.zeros(2), 2 * jnp.full(2, 6.0)) @ "means"}
 
-    assert of(prior, halves, [1.0, 2.0, 6.0], exchangeable=True).lacks_twin is None
+    model = of(prior, halves, [1.0, 2.0, 6.0], exchangeable=True)
+    assert model.lacks_twin is None
+    draws = fit(model, "metropolis", num_chains=2, num_warmup=20, num_draws=20)  # whose program reaches them first
+    assert np.all((draws.params["means"] >= 0) & (draws.params["means"] <= 12))
+
+
+def test_a_support_that_depends_on_the_data_is_refused():
+    def twin(x):
+        means = numpyro.sample("means", dist.Uniform(jnp.min(x), jnp.max(x)).expand([2]).to_event(1))
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample(
+                "x", dist.MixtureSameFamily(dist.Categorical(jnp.full(2, 0.5)), dist.Normal(means, 1)), obs=x
+            )
+
+    @gen
+    def prior():
+        return {"means": uniform(np.full(2, 1.0), np.full(2, 6.0)) @ "means"}
+
+    model = of(prior, halves, [1.0, 2.0, 6.0], exchangeable=True, twin=twin)
+    assert model.lacks_twin.startswith("the support of means in mine depends on the data")
 
 
 def test_a_location_cut_off_where_only_the_data_are_is_seen_on_them():

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import pandas as pd
 import pytest
 from genjax import (
@@ -23,6 +24,7 @@ from genjax import (
     uniform,
     von_mises,
 )
+from jax.experimental import disable_x64
 from numpy.testing import assert_allclose
 
 from diagnostics import contract
@@ -395,6 +397,23 @@ def test_a_strangers_mistake_inside_the_model_is_told_in_a_sentence(tmp_path):
         load(f"{file}:bad")
     with pytest.raises(ValueError, match="needs a site 'z'"):
         load(f"{file}:lacking")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_model_can_be_traced_in_float32(name):
+    model = MODELS[name]
+
+    def parts(key):
+        params, _, x = model.simulate(key, 3)
+        with numpyro.handlers.seed(rng_seed=key):
+            numpyro.handlers.trace(model.numpyro_model).get_trace(x)
+        return params, model.log_density(params, x)
+
+    assert model.component_leaves is not None and model.numpyro_model  # probed in float64, as the other tests do
+    with disable_x64():
+        out = jax.eval_shape(parts, jax.random.key(0))
+    assert all(leaf.dtype in (jnp.float32, jnp.int32) for leaf in jax.tree.leaves(out))
 
 
 def test_float32_works_and_keeps_its_dtype():

@@ -38,7 +38,7 @@ def acidity(
     def prior():
         weights = dirichlet(alpha) @ "weights"
         variances = inverse_gamma(shapes, variance_scale) @ "variances"  # (shape, scale)
-        means = normal(centres, jnp.sqrt(variances / worth)) @ "means"
+        means = normal(jnp.asarray(centres), jnp.sqrt(variances / worth)) @ "means"
         return {"weights": weights, "means": means, "variances": variances, "scales": jnp.sqrt(variances)}
 
     @gen

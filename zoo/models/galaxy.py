@@ -130,7 +130,7 @@ def galaxy_6(*, num_components=6, concentration=1.0, precision_shape=2.0, rate_s
         weights = dirichlet(alpha) @ "weights"
         means = normal(centres, spread) @ "means"
         beta = gamma(np.array(rate_shape), rate) @ "beta"  # (shape, rate)
-        precisions = gamma(shapes, beta) @ "precisions"
+        precisions = gamma(jnp.asarray(shapes), beta) @ "precisions"
         return {"weights": weights, "means": means, "precisions": precisions, "scales": precisions**-0.5}
 
     @gen

@@ -58,7 +58,7 @@ def galaxy_student(*, concentration=1.0, prior_mean=20.0, prior_sd=10.0, prior_s
     @gen
     def observation(params):
         z = categorical(probs=params["weights"]) @ "z"  # named: a bare argument means logits
-        return student_t(np.array(df), params["means"][z], params["scales"][z]) @ "x"
+        return student_t(jnp.asarray(df), params["means"][z], params["scales"][z]) @ "x"
 
     def twin(x):
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.asarray(alpha)))
