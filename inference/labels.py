@@ -152,16 +152,21 @@ def draw_assignments(key, log_table):
 def draw_and_sum(key, log_table):
     """`draw_assignments`, and the logarithms of the rows' sums, log p(x_n | params) (N,), from the same exponentials.
 
-    Inverse CDF with one uniform u_n per observation: z_n is the number of k with u_n >= P(z_n <= k). The sums run over
+    Inverse CDF with one uniform u_n per observation: z_n is the number of k with u_n >= P(z_n <= k). The entries are
+    divided by the first, which saves a third of the exponentials of three columns, unless another is larger by
+    more than the root of the largest number: next to that one the first is nothing. The sums run over
     the K columns one by one, since XLA's cumulative sum is slower for so few.
     """
-    top = log_table.max(axis=1, keepdims=True)
-    top = jnp.where(jnp.isfinite(top), top, 0.0)
-    cumulative = list(itertools.accumulate(jnp.exp(log_table - top).T))
+    first, room = log_table[:, 0], float(np.log(np.finfo(log_table.dtype).max) / 2)
+    top = log_table.max(axis=1)
+    lowest = jnp.where(jnp.isfinite(top), top, 0.0) - room
+    by = jnp.maximum(first, lowest)
+    columns = [(first >= lowest).astype(log_table.dtype), *jnp.exp(log_table[:, 1:] - by[:, None]).T]
+    cumulative = list(itertools.accumulate(columns))
     total = cumulative[-1]
     at = uniforms(key, len(log_table), total.dtype) * total
     assignments = sum((at >= c for c in cumulative[:-1]), jnp.zeros(len(log_table), jnp.int32))
-    return assignments, top[:, 0] + jnp.log(total)
+    return assignments, by + jnp.log(total)
 
 
 def uniforms(key, size: int, dtype):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from jax.scipy.special import logsumexp
 from scipy import stats
+from scipy.special import logsumexp as scipy_logsumexp
+from scipy.special import softmax
 
 from inference import fit, labels
 from zoo import MODELS
@@ -45,6 +47,21 @@ def test_a_component_of_weight_zero_is_never_drawn():
     z, log_sums = labels.draw_and_sum(jax.random.key(4), table)
     assert set(np.unique(z)) == {1, 3}
     np.testing.assert_allclose(log_sums, 0.0, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_entries_far_apart_are_drawn_and_summed_right(dtype):
+    inf = np.inf
+    rows = [[-2000, 0, 0], [0, -2000, 1], [-inf, 3, 2], [5, -inf, -inf], [-800, -1600, -799], [1000, 1050, 1052]]
+    table = np.array(rows, dtype)
+    z = jax.vmap(lambda key: labels.draw_assignments(key, jnp.asarray(table)))(
+        jax.random.split(jax.random.key(6), 9000)
+    )
+    p = softmax(table.astype(float), axis=1)
+    for n in range(len(rows)):
+        assert np.all(np.abs(frequencies(z[:, n], 3) - p[n]) <= 4.4 * np.sqrt(p[n] * (1 - p[n]) / len(z)))
+    log_sums = labels.draw_and_sum(jax.random.key(7), jnp.asarray(table))[1]
+    np.testing.assert_allclose(log_sums, scipy_logsumexp(table.astype(float), axis=1), rtol=30 * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("model", [coffee(), bento(weights=(0.7, 0.3)), MODELS["tone_experts"]])
