@@ -109,9 +109,9 @@ def calibrate(
 ) -> Table:
     """The table for `models` and `backends` (default: all that serve each); joint tests alone of models `joint_only`.
 
-    As it runs progress(cell, done, total), and after each row on_row(table so far). `kept` are rows of an earlier table
-    with this seed: their cells are not run again, whatever their number of data sets, which the row shows. Bounds are
-    those of the whole table, whatever `backends`.
+    As it runs progress(cell, done, total), and after each row on_row(table so far, the kept rows to come included).
+    `kept` are rows of an earlier table with this seed: their cells are not run again, whatever their number of data
+    sets, which the row shows. Bounds are those of the whole table, whatever `backends`.
     """
     cells = [
         (model, name, label, ranked and not label)
@@ -128,7 +128,7 @@ def calibrate(
     ratios = {model.name: calibration.ratio_test(model, jax.random.key(seed)) for model in (*models, *joint_only)}
     table = Table({name: found for name, found in ratios.items() if found}, [], seed, quick, len(chosen))
     source, last = commit(), None  # before anything is written
-    for model, name, label, ranked in chosen:
+    for i, (model, name, label, ranked) in enumerate(chosen):
         began = time.perf_counter()
         if model is not last:  # programs of one model serve no other, and hundreds of them fill the memory
             calibration.forget_programs()
@@ -147,8 +147,9 @@ def calibrate(
                 row = row._replace(failed=" ".join(f"{type(error).__name__}: {error}".split()))
             row = row._replace(seconds=time.perf_counter() - began)
         table = table._replace(rows=[*table.rows, row])
-        if on_row is not None:
-            on_row(table)
+        if on_row is not None:  # an interruption loses no earlier row
+            later = [(model.name, name + label) for model, name, label, _ in chosen[i + 1 :]]
+            on_row(table._replace(rows=[*table.rows, *(earlier[cell] for cell in later if cell in earlier)]))
     return table
 
 

@@ -115,6 +115,9 @@ def test_kept_rows_are_not_measured_again(monkeypatch):
     monkeypatch.setattr(calibration, "joint_test", lambda *args, **kwargs: pytest.fail("measured again"))
     table = calibrate.calibrate([model], ["importance"], kept=first.rows)
     assert [r.backend for r in table.rows] == ["gibbs", "importance"] and table.num_cells == 2
+    written = []  # whatever is interrupted leaves the kept rows that were to come
+    calibrate.calibrate([model], kept=table.rows, on_row=lambda table: written.append([r.backend for r in table.rows]))
+    assert written[0][0] == "enumeration" and all({"gibbs", "importance"} <= set(names) for names in written)
 
 
 def test_the_table_covers_every_model():
