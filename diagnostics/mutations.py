@@ -147,6 +147,10 @@ def without_ratio(real):
     return lambda model, key, s, log_density: jax.random.permutation(key, model.num_components).astype(jnp.int32)
 
 
+def without_assignments(real):
+    return lambda model, params, z, x: lambda s: model.log_density(model.permute(params, s), x)
+
+
 def from_the_table_before(key, model, before, after, out, x):
     z = labels.draw_assignments(key, model.log_table(before.params, x))
     return after._replace(assignments=z), after.params, z
@@ -254,9 +258,9 @@ def mutations() -> list[Mutation]:
         ),
         patch("off-by-one assignment", "gibbs", bento, labels, "draw_and_sum", one_too_many),
         *(patch(no_ratio, b, coffee, labels, "redraw", without_ratio) for b in ("gibbs", "metropolis", "nuts", "smc")),
-        belief("means permuted, weights not", "gibbs", full, permute=all_but_the_weights),
+        *(belief("means permuted, weights not", b, full, permute=all_but_the_weights) for b in ("metropolis", "nuts")),
         after("parameters permuted, assignments not", "gibbs", bento, parameters_permuted_alone, permute=False),
-        belief(complete, "gibbs", unequal, log_joint=marginal),
+        patch(complete, "gibbs", unequal, labels, "log_labelling", without_assignments),
         belief(complete, "metropolis", bento, log_joint=marginal),
         after("assignments drawn before the permutation", "nuts", bento, assigned_before_the_permutation),
         belief("data-dependent prior, recomputed", "metropolis", bento, log_joint=centred_on_the_data),
