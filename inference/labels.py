@@ -172,7 +172,7 @@ def draw_and_sum(key, log_table):
 def uniforms(key, size: int, dtype):
     """`size` uniforms on (0, 1): the midpoints of 2^32 equal intervals, in float64 two of each word of 64 bits.
 
-    An event's probability is off by at most 2^-33 = 1.2e-10, in float32 by the rounding of the number, and half as
+    An interval's probability is off by at most 2^-32 = 2.3e-10, in float32 by the rounding of the number, and half as
     many words are hashed as by `jax.random.uniform`.
     """
     if dtype == jnp.float64:

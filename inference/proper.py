@@ -74,7 +74,8 @@ def ties(model, x) -> tuple[str, ...]:
 
 
 def aligned(model, x) -> tuple[str, ...]:
-    """`check_proper` of rows on one line, under two-dimensional normal components whose correlation has a prior.
+    """`check_proper` of rows on one line, under two-dimensional normal components whose correlation matrix, or its
+    Cholesky factor, has a prior of its own; locations and scales unknown.
 
     With d = 1 - correlation^2, m rows on a line have likelihood d^(-m/2) as d -> 0 if the component lies along it;
     slope and intercept, integrated out, give a factor d, and the prior is like d^(eta - 1) (LKJ of concentration eta):
@@ -90,8 +91,8 @@ def aligned(model, x) -> tuple[str, ...]:
         return ()  # not even if all rows were on one line
     rows = on_a_line(points)
     m = len(rows)
-    if gains(m).max() < -0.1:
-        return ()
+    if gains(m).max() < -0.1 or (model.num_components == 1 and m < len(points)):
+        return ()  # of one component, rows elsewhere are left without any
     value = jax.tree.map(lambda leaf: np.asarray(leaf)[rows[0]], x)
     columns = " and ".join(_names(model, (found.site,)))
     said = (
@@ -110,24 +111,30 @@ def unbounded_along_a_line(model, x) -> bool:
     found = None if isinstance(x, dict) and "covariates" in x else _correlated(model)
     if found is None:
         return False
-    m = len(on_a_line(np.asarray(columns_of(model, found.site, x))))
-    return bool((found.prior - m * found.narrows).max() > 0.1)
+    points = np.asarray(columns_of(model, found.site, x))
+    m = len(on_a_line(points))
+    return (model.num_components > 1 or m == len(points)) and bool((found.prior - m * found.narrows).max() > 0.1)
 
 
 def on_a_line(points) -> np.ndarray:
-    """The largest set of rows of `points` (N, 2), sorted, on one line that is not along an axis; of the first LONG
-    rows. Directions from each row to the others are compared, to 1e-11 in standardised columns."""
-    points = points[:LONG] / np.where(points.std(axis=0) > 0, points.std(axis=0), 1.0)
-    best = np.arange(0)
+    """The largest set of rows of `points` (N, 2), sorted, on one line that is not along an axis, empty without two such
+    rows; of the first LONG rows. Directions from each row to the others are compared, up to the rounding of `points`.
+    """
+    eps = np.finfo(points.dtype).eps
+    points = points[:LONG].astype(float)
+    points = points / np.where(points.std(axis=0) > 0, points.std(axis=0), 1.0)
+    rounding, best = 4 * eps * np.abs(points).max(), np.arange(0)
     for point in points:
         away = points - point
         slanted = np.flatnonzero((away != 0).all(axis=1))
         angles = np.arctan2(away[slanted, 1], away[slanted, 0]) % np.pi
         order = np.argsort(angles)
-        groups = np.split(slanted[order], 1 + np.flatnonzero(np.diff(angles[order]) > 1e-11))
+        off = rounding / np.hypot(*away[slanted[order]].T)
+        apart = np.diff(angles[order]) > off[1:] + off[:-1]
+        groups = np.split(slanted[order], 1 + np.flatnonzero(apart))
         largest = max(groups, key=len)
         equal = np.flatnonzero((away == 0).all(axis=1))
-        if len(largest) + len(equal) > max(len(best), 2):
+        if len(largest) and len(largest) + len(equal) > len(best):
             best = np.sort(np.r_[largest, equal])
     return best
 
@@ -146,11 +153,12 @@ def _correlated(model) -> _Correlated | None:
     """None without normal components in two columns with a correlation of their own, or where nothing is known."""
     shapes, (site, *others) = model.observation_shapes, scaled(model) or ("",)
     fits = not others and site and shapes[site].family == FULL and shapes[site].shape == (2,)
-    if not fits or model.lacks_twin or not len(_correlations(model)):
+    continuous = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in model.param_shapes.values())
+    if not fits or not continuous or model.lacks_twin or not len(_correlations(model)):
         return None
     draws = model.prior_draws(jax.random.key(5), NUM_DRAWS)
-    prior, volume, ratios = (np.asarray(out) for out in _towards_one(model)(draws))
-    one = ((ratios < -1).all(axis=2).sum(axis=1) == 1) & np.isfinite(prior)
+    prior, volume, ratios, unknown = (np.asarray(out) for out in _towards_one(model)(draws))
+    one = ((ratios < -1).all(axis=2).sum(axis=1) == 1) & np.isfinite(prior) & unknown
     return _Correlated(site, prior[one], volume[one], ratios[one].min(axis=(1, 2))) if one.any() else None
 
 
@@ -169,11 +177,21 @@ def _base(support):
 @functools.cache
 def _towards_one(model):
     """prior draws -> what moving each coordinate of a correlation from 3 to 5 further out (1 - correlation^2 from about
-    .01 to .0002, which both precisions resolve) does to log prior, to log |d params / d u| and to the log scales."""
-    of = space.space_of(model)
+    .01 to .0002, which both precisions resolve) does to log prior, to log |d params / d u| and to the log scales; and
+    whether locations and scales are unknown, so that a component can lie along any line."""
+    of, (site,) = space.space_of(model), scaled(model)
+
+    def placed(params):  # (K, 4)
+        arguments = conditionals.component_arguments(model, params, site)
+        variances = jnp.diagonal(arguments["covariance_matrix"], axis1=-2, axis2=-1)
+        return jnp.concatenate(
+            [jnp.broadcast_to(a, (model.num_components, 2)) for a in (arguments["loc"], variances)], 1
+        )
 
     def program(draws):
-        u = of.unconstrain(jax.tree.map(lambda leaf: leaf[0], draws))
+        one, other = (jax.tree.map(lambda leaf: leaf[i], draws) for i in (0, 1))  # noqa: B023
+        moved = jnp.abs(placed(one) / placed(other) - 1) > 1e-3
+        u = of.unconstrain(one)
 
         def at(shift):
             moved = of.constrain(u + shift)
@@ -182,7 +200,8 @@ def _towards_one(model):
         axes = jnp.eye(of.size)[_correlations(model)]
         shifts = jnp.array([3.0, 5.0])[:, None, None] * jnp.concatenate([axes, -axes])
         ends = jax.lax.map(lambda shifts: jax.lax.map(at, shifts), shifts)
-        return tuple(there[1] - there[0] for there in ends)
+        unknown = moved[:, :2].any(axis=1) & moved[:, 2:].any(axis=1)
+        return *(there[1] - there[0] for there in ends), unknown.all()
 
     return jax.jit(program)
 

@@ -359,12 +359,13 @@ def twin_supports(model: Mixture) -> dict[str, tuple[Any, tuple[int, ...]]]:
     traced = [name for name, (support, _) in found.items() if _has_tracer(support)]
     if traced:  # bounds that JAX computed: numbers if the model is run, and the same in every run
 
-        def another(seed, value):
-            rows = jax.tree.map(lambda leaf: np.full((2, *leaf.shape[1:]), value, leaf.dtype), x)
+        def another(seed, values):  # of the rows, alike in all columns
+            row = lambda leaf, value: np.full((1, *leaf.shape[1:]), value, leaf.dtype)
+            rows = jax.tree.map(lambda leaf: np.concatenate([row(leaf, value) for value in values]), x)
             outside_traces(lambda: run(jax.random.key(seed), rows))
             return dict(found)
 
-        first, *others = another(0, 1), another(1, 1), another(0, 0)
+        first, *others = another(0, (1, 1)), another(1, (1, 1)), another(0, (0, 3))
         for name in traced:
             for other, on in zip(others, ("other parameters", "the data"), strict=True):
                 if not jax.tree.all(jax.tree.map(np.array_equal, first[name][0], other[name][0])):

@@ -4,8 +4,10 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import pytest
 from genjax import categorical, dirichlet, gamma, gen, half_normal, normal
+from numpyro.distributions import LKJCholesky, LogNormal, MultivariateNormal, Normal
 from scipy.special import logsumexp
 from scipy.stats import gamma as gamma_law
 from scipy.stats import halfnorm, invgamma
@@ -13,8 +15,10 @@ from scipy.stats import halfnorm, invgamma
 from inference import BACKENDS, fit, proper
 from inference.closed_forms import normal_log_marginal
 from zoo import MODELS
+from zoo.distributions import log_normal
+from zoo.mixture import Mixture
 from zoo.models.bento import bento, bento_full
-from zoo.models.multivariate_gaussian import faithful_lkj_6
+from zoo.models.multivariate_gaussian import any_covariance, faithful_lkj_6, lkj_cholesky
 from zoo.models.three_gaussians import three_gaussians
 
 EQUAL = np.full(20, 400.0)
@@ -190,11 +194,11 @@ def log_mass_along_a_line(rows, eta, delta):
     return logsumexp(total) + 2 * np.log(step[1] - step[0]) + eta * np.log(delta)
 
 
-@pytest.mark.parametrize("eta", [1.0, 2.0, pytest.param(6.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("eta", [1.0, 1.5, 2.0, pytest.param(6.0, marks=pytest.mark.slow)])
 def test_the_warning_comes_where_the_mass_of_a_correlation_near_one_grows_without_end(eta):
     model = faithful_lkj_6(lkj=eta)
     away = np.array([[1.0, 9.0], [2.5, 1.0], [-1.5, 3.0], [0.3, -7.0]])
-    for m in range(3, 16):
+    for m in range(2, 16):
         rows = np.array([[x, 1 + 2 * x] for x in np.linspace(-1.5, 2.0, m)])
         infinite = log_mass_along_a_line(rows, eta, 1e-10) > log_mass_along_a_line(rows, eta, 1e-6) - 0.1
         said = proper.check_proper(model, np.concatenate([away, rows]))
@@ -206,11 +210,49 @@ def test_the_warning_comes_where_the_mass_of_a_correlation_near_one_grows_withou
         assert proper.unbounded_along_a_line(model, np.concatenate([away, rows])) == (m >= 2 * eta - 1)
 
 
+def one_kind(locations=None, scales=None, kind=False):
+    """A single component of Old Faithful's, its locations or scales known, or beside a parameter that is a category."""
+    shifts, log_sds = np.tile([0.0, 1.0], (1, 1)), np.zeros((1, 2))
+
+    @gen
+    def prior():
+        means = normal(shifts, 5.0) @ "means" if locations is None else locations
+        sds = log_normal(loc=log_sds, scale=0.5) @ "scales" if scales is None else scales
+        roots = lkj_cholesky(jnp.ones(1)) @ "roots"
+        if kind:
+            categorical(probs=np.array([0.5, 0.5])) @ "kind"
+        factors = sds[:, :, None] * roots
+        return {"weights": jnp.ones(1), "means": means, "covariances": factors @ jnp.swapaxes(factors, 1, 2)}
+
+    def twin(x):
+        draw = lambda name, law, known: known if known is not None else numpyro.sample(name, law.to_event(2))
+        means, sds = draw("means", Normal(shifts, 5.0), locations), draw("scales", LogNormal(log_sds, 0.5), scales)
+        factors = sds[:, :, None] * numpyro.sample("roots", LKJCholesky(2, jnp.ones(1)).to_event(1))
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("x", MultivariateNormal(means[0], scale_tril=factors[0]), obs=x)
+
+    about = {"name": "one", "num_components": 1, "exchangeable": True}
+    return Mixture(prior=prior, observation=any_covariance, twin=None if kind else twin, **about)
+
+
+def test_no_line_is_held_against_a_component_that_cannot_lie_along_it():
+    line = np.array([[x, 1 + 2 * x] for x in np.linspace(-1.5, 2.0, 9)])
+    free = one_kind()
+    with pytest.raises(ValueError, match="no proper posterior: 9 rows lie on one line"):
+        proper.check_proper(free, line)
+    assert proper.unbounded_along_a_line(free, line)
+    beside = np.append(line, [[0.0, 3.0]], axis=0)  # the only component would leave this row alone
+    assert proper.check_proper(free, beside) == () and not proper.unbounded_along_a_line(free, beside)
+    for known in (one_kind(locations=np.zeros((1, 2))), one_kind(scales=np.ones((1, 2))), one_kind(kind=True)):
+        assert proper.check_proper(known, line) == () and not proper.unbounded_along_a_line(known, line)
+
+
 @pytest.mark.slow
 def test_the_waits_for_old_faithful_lie_on_a_line_eight_at_a_time_and_stay_proper():
     x = np.asarray(MODELS["faithful_lkj_6"].data.x)
     rows = proper.on_a_line(x)
     assert len(rows) == 8 and np.array_equal(np.round(1000 * x[rows, 0]) / 100 + 36, x[rows, 1])
+    assert np.array_equal(proper.on_a_line(x.astype(np.float32)), rows)
     assert proper.check_proper(MODELS["faithful_lkj_6"], x) == ()
     (said,) = fit(faithful_lkj_6(lkj=2.0), "importance", num_particles=100).warnings[:1]
     assert said.startswith("the posterior is improper: 8 rows lie on one line")

@@ -103,9 +103,10 @@ def test_bounds_that_jax_computes_are_numbers():
     assert np.all((draws.params["means"] >= 0) & (draws.params["means"] <= 12))
 
 
-def test_a_support_that_depends_on_the_data_is_refused():
+@pytest.mark.parametrize("bounds", [lambda x: (jnp.min(x), jnp.max(x)), lambda x: (0.0, jnp.std(x))])
+def test_a_support_that_depends_on_the_data_is_refused(bounds):
     def twin(x):
-        means = numpyro.sample("means", dist.Uniform(jnp.min(x), jnp.max(x)).expand([2]).to_event(1))
+        means = numpyro.sample("means", dist.Uniform(*bounds(x)).expand([2]).to_event(1))
         with numpyro.plate("rows", len(x)):
             numpyro.sample(
                 "x", dist.MixtureSameFamily(dist.Categorical(jnp.full(2, 0.5)), dist.Normal(means, 1)), obs=x
