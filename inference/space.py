@@ -51,7 +51,8 @@ def space_of(model) -> Space:
         found = {k: shape for k, (_, shape) in supports.items()}
         raise ValueError(f"the twin of {model.name} has the sites {found}, its prior {shapes}; they should be the same")
     names = sorted(set(shapes) - set(discrete(model)))
-    shares = tuple(n for n in names if getattr(supports[n][0], "base_constraint", supports[n][0]) in SHARES)
+    with jax.ensure_compile_time_eval():  # bounds are compared, perhaps first inside a program that is being traced
+        shares = tuple(n for n in names if getattr(supports[n][0], "base_constraint", supports[n][0]) in SHARES)
     maps = {name: biject_to(supports[name][0]) for name in names}
     template = {name: jnp.zeros(maps[name].inverse_shape(shapes[name])) for name in names}
     flat, unravel = ravel_pytree(template)

@@ -1,6 +1,8 @@
 """Parameters whose supports differ by component or depend on each other, and declarations that are cut off where only
 the data are: right, or refused in a sentence."""
 
+import dataclasses
+
 import arviz as az
 import jax.numpy as jnp
 import numpy as np
@@ -99,8 +101,10 @@ def test_bounds_that_jax_computes_are_numbers():
 
     model = of(prior, halves, [1.0, 2.0, 6.0], exchangeable=True)
     assert model.lacks_twin is None
-    draws = fit(model, "metropolis", num_chains=2, num_warmup=20, num_draws=20)  # whose program reaches them first
-    assert np.all((draws.params["means"] >= 0) & (draws.params["means"] <= 12))
+    for backend in ("metropolis", "gibbs"):  # whose program reaches them first
+        fresh = dataclasses.replace(model)
+        draws = fit(fresh, backend, num_chains=2, num_warmup=20, num_draws=20)
+        assert np.all((draws.params["means"] >= 0) & (draws.params["means"] <= 12))
 
 
 @pytest.mark.parametrize("bounds", [lambda x: (jnp.min(x), jnp.max(x)), lambda x: (0.0, jnp.std(x))])
