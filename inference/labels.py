@@ -97,7 +97,6 @@ def log_labelling(model, params, z, x):
     The rows' densities given their components are the same under every labelling, for that is what
     `model.relabels` says: what is left are the prior and the rows' weights.
     """
-
     member = z[:, None] == jnp.arange(model.num_components)
 
     def log_density(s):
@@ -170,7 +169,7 @@ def draw_and_sum(key, log_table):
 
 
 def uniforms(key, size: int, dtype):
-    """`size` uniforms on (0, 1): the midpoints of 2^32 equal intervals, in float64 two of each word of 64 bits.
+    """`size` uniforms on [0, 1): in float64 the midpoints of 2^32 equal intervals, two of each word of 64 bits.
 
     An interval's probability is off by at most 2^-32 = 2.3e-10, in float32 by the rounding of the number, and half as
     many words are hashed as by `jax.random.uniform`.

@@ -41,8 +41,7 @@ def ties(model, x) -> tuple[str, ...]:
         return ()
     columns = np.concatenate([np.asarray(columns_of(model, of, x)) for of in sites], axis=1)
     distinct = [len(np.unique(column)) for column in columns.T]
-    continuous = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in model.param_shapes.values())
-    if min(distinct) == len(columns) or not continuous or model.lacks_twin or not len(bordered(model)):
+    if min(distinct) == len(columns) or space.discrete(model) or model.lacks_twin or not len(bordered(model)):
         return ()
     draws = model.prior_draws(jax.random.key(5), NUM_DRAWS)
     change, log_ratio, located = jax.tree.map(np.asarray, _inwards(model)(draws))
@@ -153,8 +152,7 @@ def _correlated(model) -> _Correlated | None:
     """None without normal components in two columns with a correlation of their own, or where nothing is known."""
     shapes, (site, *others) = model.observation_shapes, scaled(model) or ("",)
     fits = not others and site and shapes[site].family == FULL and shapes[site].shape == (2,)
-    continuous = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in model.param_shapes.values())
-    if not fits or not continuous or model.lacks_twin or not len(_correlations(model)):
+    if not fits or space.discrete(model) or model.lacks_twin or not len(_correlations(model)):
         return None
     draws = model.prior_draws(jax.random.key(5), NUM_DRAWS)
     prior, volume, ratios, unknown = (np.asarray(out) for out in _towards_one(model)(draws))
@@ -197,13 +195,17 @@ def _towards_one(model):
             moved = of.constrain(u + shift)
             return model.log_prior(moved), of.log_det(u + shift), jnp.log(scales(model, moved))
 
-        axes = jnp.eye(of.size)[_correlations(model)]
-        shifts = jnp.array([3.0, 5.0])[:, None, None] * jnp.concatenate([axes, -axes])
-        ends = jax.lax.map(lambda shifts: jax.lax.map(at, shifts), shifts)
         unknown = moved[:, :2].any(axis=1) & moved[:, 2:].any(axis=1)
-        return *(there[1] - there[0] for there in ends), unknown.all()
+        return *_change(at, jnp.eye(of.size)[_correlations(model)], 3.0, 5.0), unknown.all()
 
     return jax.jit(program)
+
+
+def _change(at, axes, near, far):
+    """How what `at(shift)` returns changes as the shift goes from `near` to `far` along each axis, both ways."""
+    shifts = jnp.array([near, far])[:, None, None] * jnp.concatenate([axes, -axes])
+    ends = jax.lax.map(lambda shifts: jax.lax.map(at, shifts), shifts)
+    return tuple(there[1] - there[0] for there in ends)
 
 
 def _names(model, sites) -> list[str]:
@@ -231,10 +233,7 @@ def _inwards(model):
             moved = of.constrain(u + shift)
             return model.log_prior(moved) + of.log_det(u + shift), jnp.log(scales(model, moved))
 
-        axes = jnp.eye(of.size)[bordered(model)]
-        shifts = jnp.array([20.0, 30.0])[:, None, None] * jnp.concatenate([axes, -axes])
-        ends = jax.lax.map(lambda shifts: jax.lax.map(at, shifts), shifts)
-        change, log_ratio = (there[1] - there[0] for there in ends)
+        change, log_ratio = _change(at, jnp.eye(of.size)[bordered(model)], 20.0, 30.0)
         log_ratio = jnp.where(jnp.isfinite(log_ratio), log_ratio, 0.0)  # singular: not known to shrink
         return jnp.nan_to_num(change, nan=-jnp.inf), log_ratio, jnp.all(located(one) != located(other), axis=0)
 

@@ -367,11 +367,12 @@ def twin_supports(model: Mixture) -> dict[str, tuple[Any, tuple[int, ...]]]:
 
         first, *others = another(0, (1, 1)), another(1, (1, 1)), another(0, (0, 3))
         for name in traced:
-            for other, on in zip(others, ("other parameters", "the data"), strict=True):
+            cures = (f"declare {name} relative to them, such as a share of its bound", "give it constant bounds")
+            for other, on, cure in zip(others, ("other parameters", "the data"), cures, strict=True):
                 if not jax.tree.all(jax.tree.map(np.array_equal, first[name][0], other[name][0])):
                     raise ValueError(
                         f"the support of {name} in {model.name} depends on {on}, which no change of variables here "
-                        f"follows; declare {name} relative to constants, such as a share of its bound"
+                        f"follows; {cure}"
                     )
     return found
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpyro
 import pytest
 from genjax import categorical, dirichlet, gamma, gen, half_normal, normal
-from numpyro.distributions import LKJCholesky, LogNormal, MultivariateNormal, Normal
+from numpyro.distributions import Categorical, LKJCholesky, LogNormal, MultivariateNormal, Normal
 from scipy.special import logsumexp
 from scipy.stats import gamma as gamma_law
 from scipy.stats import halfnorm, invgamma
@@ -228,11 +228,13 @@ def one_kind(locations=None, scales=None, kind=False):
         draw = lambda name, law, known: known if known is not None else numpyro.sample(name, law.to_event(2))
         means, sds = draw("means", Normal(shifts, 5.0), locations), draw("scales", LogNormal(log_sds, 0.5), scales)
         factors = sds[:, :, None] * numpyro.sample("roots", LKJCholesky(2, jnp.ones(1)).to_event(1))
+        if kind:
+            numpyro.sample("kind", Categorical(np.array([0.5, 0.5])))
         with numpyro.plate("rows", len(x)):
             numpyro.sample("x", MultivariateNormal(means[0], scale_tril=factors[0]), obs=x)
 
     about = {"name": "one", "num_components": 1, "exchangeable": True}
-    return Mixture(prior=prior, observation=any_covariance, twin=None if kind else twin, **about)
+    return Mixture(prior=prior, observation=any_covariance, twin=twin, **about)
 
 
 def test_no_line_is_held_against_a_component_that_cannot_lie_along_it():
