@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
@@ -72,3 +74,18 @@ def test_contract_catches_a_faster_table_that_is_another_table():
     slow = model.log_table
     broken = dataclasses.replace(model, table=lambda params, x: slow(params, x) + 1e-6)
     assert not contract.halves_sum_to_the_table(broken).holds
+
+
+@pytest.mark.parametrize("name", ("scotch", "digits"))
+def test_the_table_by_products_is_the_derived_one_on_the_border_too(name):
+    """Where a probability is 0 or 1, what cannot happen has density 0 and what must happen adds nothing."""
+    model = MODELS[name]
+    x = np.array(model.data.x[:40])
+    x[:2, :9], x[0, 3:7] = 0, 1
+    draw = model.prior_draws(jax.random.key(1), 1)
+    probs = draw["probs"][0].at[:2, :9].set(0.0).at[1, 3:7].set(1.0)  # rows 1 and 0 can come from these alone
+    params = {"weights": draw["weights"][0], "probs": probs}
+    derived = dataclasses.replace(model, table=None).log_table(params, x)
+    assert np.isneginf(derived[0, 0]) and np.isfinite(derived[1, 0])
+    assert np.isfinite(derived[0, 1]) and np.isneginf(derived[1, 1])
+    np.testing.assert_allclose(model.log_table(params, x), derived, rtol=1e-13)
