@@ -18,7 +18,7 @@ import numpy as np
 import inference
 from diagnostics import verdicts
 from diagnostics.functionals import log_likelihoods
-from diagnostics.reference import Reference, choose
+from diagnostics.reference import Reference, check, choose
 from diagnostics.rows import COLUMNS, finite, rows_of, stuck
 from diagnostics.summaries import Summary, summarise
 from diagnostics.to_arviz import to_arviz, versions, write
@@ -151,8 +151,7 @@ def compare(
     x, data = _data(model, x)
     names = _names(backends)
     plans = plan(names, settings)
-    if isinstance(reference, str) and reference != "none" and reference not in names:
-        raise ValueError(f"reference {reference!r} is not one of the back ends that run: {', '.join(names)}")
+    check(reference, names)
     entries: dict[str, dict] = {}
     results: dict[str, Any] = {}
     interrupted = False

@@ -51,16 +51,26 @@ def choose(wanted, results, summaries, entries, model, x) -> Reference:
         kind = "exact" if entries[wanted]["kind"] == "exact" else "another back end"
         kind = "long run" if _is_long_run(wanted, results, summaries) else kind
         return _reference_of(wanted, kind, results, summaries, evidence)
-    if wanted is not None and wanted != "none":
-        return _adopt(wanted, evidence)
+    if isinstance(wanted, Reference):
+        return _with_evidence(wanted, evidence)
     if wanted is None:
         for name in ("quadrature", "enumeration", *summaries):
             if name in summaries and entries[name]["kind"] == "exact":
                 return _reference_of(name, "exact", results, summaries, evidence)
-        stored = _stored(model, x)
-        if stored is not None:
-            return _adopt(stored, evidence)
+        from diagnostics.truth import stored_reference  # which makes References itself
+
+        if (stored := stored_reference(model, x)) is not None:
+            return _with_evidence(stored, evidence)
     return Reference("none", "no reference", {}, *evidence)
+
+
+def _with_evidence(given, evidence) -> Reference:
+    """A stored or user's reference; where it has no log evidence, with that of this run's exact back ends."""
+    return (
+        given
+        if given.log_evidence is not None
+        else given._replace(log_evidence=evidence[0], log_evidence_se=evidence[1])
+    )
 
 
 def _is_long_run(name, results, summaries) -> bool:
@@ -112,20 +122,25 @@ def value_of(f, summary) -> Value:
     )
 
 
-def _adopt(stored, evidence) -> Reference:
-    """A stored or user's reference: values name -> (mean, sd, error, ...) as in `Value`."""
-    values = {name: Value(*value) for name, value in stored.values.items()}
-    log_evidence, se = (stored.log_evidence, stored.log_evidence_se) if stored.log_evidence is not None else evidence
-    labellings, made_by = dict(getattr(stored, "labellings", {})), getattr(stored, "made_by", "")
-    return Reference(stored.kind, stored.source, values, log_evidence, se, labellings, made_by)
-
-
-def _stored(model, x):
-    try:
-        from diagnostics.truth import stored_reference
-    except ImportError:
-        return None
-    return stored_reference(model, x)
+def check(wanted, names) -> None:
+    """ValueError in one sentence where `wanted` is nothing that the back ends `names` can be held against."""
+    if isinstance(wanted, str) and wanted != "none" and wanted not in names:
+        raise ValueError(f"reference {wanted!r} is not one of the back ends that run: {', '.join(names)}")
+    if wanted is None or isinstance(wanted, str):
+        return
+    if not isinstance(wanted, Reference):
+        said = "None, 'none', the name of a back end that runs or a diagnostics.reference.Reference"
+        raise ValueError(f"reference should be {said}; got {type(wanted).__name__}")
+    for name, value in wanted.values.items():
+        if not isinstance(value, Value):
+            raise ValueError(f"reference: {name} should be a Value(mean, sd, error), got {value!r}")
+        spreads = [value.sd, *([] if value.error is None else [value.error])]
+        if not np.isfinite([value.mean, *spreads]).all() or min(spreads) < 0:
+            said = f"{value.mean}, {value.sd} and {value.error}"
+            raise ValueError(f"reference: {name} should have a finite mean, and sd and error of at least 0; got {said}")
+    evidence, error = wanted.log_evidence, wanted.log_evidence_se or 0.0
+    if evidence is not None and not (math.isfinite(evidence) and 0 <= error < math.inf):
+        raise ValueError(f"reference: log evidence and its error should be finite; got {evidence} and {error}")
 
 
 def _best_evidence(entries):

@@ -7,24 +7,13 @@ Every file in `references/` holds records {name, inputs, value, tolerance, metho
 import functools
 import json
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any
 
+from diagnostics.reference import Reference, Value
 from zoo import MODELS
 from zoo.dataset import checksum
 
 LONG_RUNS = "long_runs"  # the file of the references made here, by `diagnostics.long_runs`
-
-
-class Reference(NamedTuple):
-    """What back ends are compared with: functional -> (mean, sd, error of the mean, and further fields of `Value`)."""
-
-    kind: str  # "exact", "stored" or "long run"
-    source: str  # how it was made
-    values: dict[str, tuple]
-    log_evidence: float | None = None
-    log_evidence_se: float | None = None
-    labellings: dict[tuple[int, ...], float] = {}
-    made_by: str = ""  # the back end whose run this is
 
 
 @functools.cache
@@ -57,7 +46,7 @@ def stored_reference(model, x) -> Reference | None:
 
 
 def _long_run(record) -> Reference:
-    values = {name: tuple(found.values()) for name, found in record["value"].items()}
+    values = {name: Value(*found.values()) for name, found in record["value"].items()}
     source = f"{record['method']}; held to {record['check']['method']}"
     labellings = {tuple(entry["labelling"]): entry["mass"] for entry in record["labellings"]}
     evidence = record["log_evidence"]
@@ -70,7 +59,7 @@ def _three_gaussians() -> Reference:
     record = stored("three_gaussians")["blog.bayes_K3.posterior"]
     check = record["check"]["value"]
     values = {
-        f"sorted_{name}[{k}]": (record["value"][f"{key}{k}"]["mean"], record["value"][f"{key}{k}"]["sd"], error)
+        f"sorted_{name}[{k}]": Value(record["value"][f"{key}{k}"]["mean"], record["value"][f"{key}{k}"]["sd"], error)
         for key, name in {"pi": "weights", "mu": "means", "sigma": "scales"}.items()
         for k in range(3)
         for error in [check[f"{key}{k}"]["mcse_mean"]]  # the larger of the two methods' errors
@@ -85,7 +74,7 @@ def _sorted_means(evidence, moments, source) -> Reference:
     found = moments["value"]
     means = found.get("mean") or [found["lo_mean"], found["hi_mean"]]
     sds = found.get("sd") or [found["lo_sd"], found["hi_sd"]]
-    values = {f"sorted_means[{k}]": (mean, sd, error) for k, (mean, sd) in enumerate(zip(means, sds, strict=True))}
+    values = {f"sorted_means[{k}]": Value(mean, sd, error) for k, (mean, sd) in enumerate(zip(means, sds, strict=True))}
     log_evidence = evidence["value"]["log_evidence"] if isinstance(evidence["value"], dict) else evidence["value"]
     return Reference("stored", source, values, log_evidence, evidence["tolerance"]["abs"])
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from diagnostics import compare
-from diagnostics.truth import Reference, stored
+from diagnostics.reference import Reference, Value
+from diagnostics.truth import stored
 from diagnostics.verdicts import failures, quantile
 from inference import fit
 from zoo import MODELS
@@ -162,7 +163,9 @@ def test_chains_on_bento_425_are_right_in_the_mode_that_has_the_mass(backend):
 @functools.cache
 def long_run_on_coffee_full():
     found = compare(MODELS["coffee_full"], backends=["gibbs"], seed=99, settings={"num_draws": 20_000})
-    values = {row["functional"]: (row["mean"], row["sd"], row["mcse"]) for row in found.rows if row["mcse"] is not None}
+    values = {
+        row["functional"]: Value(row["mean"], row["sd"], row["mcse"]) for row in found.rows if row["mcse"] is not None
+    }
     return Reference("long run", "gibbs, 4 chains of 20,000 draws, another seed", values)
 
 

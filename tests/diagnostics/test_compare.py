@@ -514,6 +514,23 @@ def test_a_stored_reference_serves_where_nothing_exact_ran_and_none_is_said_to_b
     assert comparison.backends["tried"]["verdict"].endswith("there is no reference to compare with")
 
 
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        (3, "reference should be None, 'none', the name of a back end that runs or .* got int"),
+        (Reference("stored", "s", {"occupied": (1.0, 0.1, 0.0)}), r"occupied should be a Value\(mean, sd, error\)"),
+        (Reference("stored", "s", {"occupied": Value(math.nan, 0.1, 0.0)}), "occupied should have a finite mean"),
+        (Reference("stored", "s", {"occupied": Value(1.0, -0.1, None)}), "sd and error of at least 0; got 1.0, -0.1"),
+        (Reference("stored", "s", {}, -math.inf, 0.1), "log evidence and its error should be finite; got -inf"),
+        (Reference("stored", "s", {}, -3.0, -0.1), "log evidence and its error should be finite; got -3.0 and -0.1"),
+    ],
+)
+def test_a_reference_that_nothing_can_be_held_against_is_refused_before_anything_runs(backends, reference, says):
+    backends(tried=("mcmc", None))
+    with pytest.raises(ValueError, match=says):
+        compare(bento(), reference=reference)
+
+
 def test_a_named_back_end_is_a_long_run_only_when_mixed_and_ten_times_as_long(backends):
     rng = np.random.default_rng(0)
     long, apart = chains(exact_draws(rng, (4, 4000))), exact_draws(rng, (4, 4000))
