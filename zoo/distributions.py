@@ -117,7 +117,7 @@ def half_cauchy(*, scale):
 
 
 class NegativeBinomial(dist.Distribution):
-    """p(x) = Gamma(r + x) / (Gamma(r) x!) (1 - p)^r p^x with r = total_count, p = probs; for twins.
+    """p(x) = Gamma(r + x) / (Gamma(r) x!) (1 - p)^r p^x with r = total_count, p = probs; for twins and tables.
 
     NumPyro's own goes through `betaln`, which jax 0.5.3 has wrong by 1e-6 in float64; `gammaln` is right.
     """
@@ -133,4 +133,4 @@ class NegativeBinomial(dist.Distribution):
     def log_prob(self, value):
         r, p = self.total_count, self.probs
         choose = gammaln(r + value) - gammaln(r) - gammaln(1 + value)
-        return choose + r * jnp.log1p(-p) + value * jnp.log(p)
+        return choose + r * jnp.log1p(-p) + jnp.where(value > 0, value * jnp.log(jnp.where(value > 0, p, 1.0)), 0.0)

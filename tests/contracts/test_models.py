@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -89,3 +90,14 @@ def test_the_table_by_products_is_the_derived_one_on_the_border_too(name):
     assert np.isneginf(derived[0, 0]) and np.isfinite(derived[1, 0])
     assert np.isfinite(derived[0, 1]) and np.isneginf(derived[1, 1])
     np.testing.assert_allclose(model.log_table(params, x), derived, rtol=1e-13)
+
+
+def test_a_negative_binomial_of_mean_0_is_a_point_mass_at_0():
+    """EM reaches it on packages of candy, most of which are none; so must the table, and its derivative."""
+    model = MODELS["candy_negative_binomial"]
+    params = {"weights": jnp.array([0.4, 0.6]), "means": jnp.array([0.0, 3.0]), "sizes": jnp.array([2.0, 1.5])}
+    x = jnp.arange(4.0)
+    derived = dataclasses.replace(model, table=None).log_table(params, x)
+    assert derived[0, 0] == pytest.approx(np.log(0.4), rel=1e-14) and np.isneginf(derived[1:, 0]).all()
+    np.testing.assert_allclose(model.log_table(params, x), derived, rtol=1e-12)
+    assert np.isfinite(jax.grad(lambda m: model.log_likelihood({**params, "means": m}, x))(params["means"])).all()
