@@ -136,7 +136,8 @@ def joint_test(model, sampler, key, *, n=8, num_replicates=20_000, num_steps=5, 
     for key_block in jax.random.split(key, -(-num_replicates // block)):
         key_params, key_rest = jax.random.split(key_block)
         params = model.prior_draws(key_params, block)
-        found.append(jax.tree.map(np.asarray, program(jax.random.split(key_rest, block), params, centre)))
+        with loop.one_blas_thread():
+            found.append(jax.tree.map(np.asarray, program(jax.random.split(key_rest, block), params, centre)))
     features, moved = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_replicates], *found)
     differences = np.stack(list(features.values()), axis=1)
     spread = differences.std(axis=0, ddof=1)

@@ -140,7 +140,7 @@ def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, 
 
     import jax
 
-    from inference import proper, space
+    from inference import loop, proper, space
     from inference.results import Cost
     from zoo.dependent import Dependent
 
@@ -163,16 +163,18 @@ def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, 
             raise ValueError(f"resume goes on with Markov chains, and {backend} has none")
         _check_origin(resume.origin, origin)
         settings["resume"] = resume
-    began = time.perf_counter()
-    if not dependent:
-        space.check_density(model, x)
-    said = proper.check_proper(model, x) if entry.kind != "point" and not dependent else ()
-    checking = Cost(time.perf_counter() - began)  # next to nothing but compiling
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(backend.encode()))
-    try:
-        result = entry.run(model, x, key, progress=progress, **settings)
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(str(stop) or f"interrupted: nothing of an unfinished {backend} run is kept") from None
+    with loop.one_blas_thread():
+        began = time.perf_counter()
+        if not dependent:
+            space.check_density(model, x)
+        said = proper.check_proper(model, x) if entry.kind != "point" and not dependent else ()
+        checking = Cost(time.perf_counter() - began)  # next to nothing but compiling
+        try:
+            result = entry.run(model, x, key, progress=progress, **settings)
+        except KeyboardInterrupt as stop:
+            why = str(stop) or f"interrupted: nothing of an unfinished {backend} run is kept"
+            raise KeyboardInterrupt(why) from None
     result = result._replace(cost=result.cost + checking, warnings=(*said, *result.warnings))
     return result._replace(origin=origin) if entry.kind == "mcmc" else result
 

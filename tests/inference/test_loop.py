@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from genjax import categorical, gamma, gen, mv_normal, normal, uniform
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from inference import BACKENDS, fit, loop, space
 from zoo import Mixture
+from zoo.models.bento import bento
 
 
 def walk(record=lambda i: None):
@@ -145,3 +147,12 @@ def test_a_parameter_whose_prior_has_no_density_at_its_own_draws_is_named():
     model = dataclasses.replace(NARROW, name="extreme", prior=prior)
     with pytest.raises(ValueError, match="the prior of extreme gives its own draws of rates no finite density"):
         space.check_density(model, np.array([0.5]))
+
+
+def test_the_linear_algebra_of_a_run_stays_on_one_thread_and_is_free_again_after_it():
+    threads = lambda: {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"}
+    seen = []
+    with threadpool_limits(3, "blas"):
+        fit(bento(), "gibbs", num_chains=1, num_warmup=1, num_draws=4, progress=lambda *_: seen.append(threads()))
+        assert threads() == {3}
+    assert seen and all(them == {1} for them in seen)
