@@ -92,7 +92,7 @@ def test_the_stated_error_is_the_spread_over_independent_runs():
 def test_as_many_more_particles_are_drawn_as_the_evidence_needs_and_its_error_stays_the_spread(monkeypatch):
     monkeypatch.setattr(module, "PARTICLES", 8000)
     monkeypatch.setattr(module, "ENOUGH", 0.05)
-    runs = [importance(WIDE, WIDE.data.x, jax.random.key(seed)) for seed in range(60)]
+    runs = [importance(WIDE, WIDE.data.x, jax.random.key(seed), block=4000) for seed in range(60)]  # one program
     assert all(draws.log_weights.shape == (1, draws.num_done) for draws in runs)
     assert sum(8000 < draws.num_done <= 32_000 and draws.log_evidence_se < 0.06 for draws in runs) > 50
     z = np.array([z_score(draws, BENTO["bento.sigma40"]["value"]["log_evidence"]) for draws in runs])
