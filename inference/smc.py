@@ -29,6 +29,7 @@ KEEP = 0.6  # conditional ESS of a step in temperature, as a share of the partic
 LEAST = 0.4  # ... after the step: below, it is halved
 LARGEST_SE = 0.1  # of the log evidence: a larger one is said
 MAX_TEMPERATURES = 300
+MOST = 256  # unknown numbers D: near t the log likelihood has variance D / (2 t^2), so temperatures grow as sqrt(D)
 BISECTIONS = 40
 TARGET_ACCEPT = 0.8
 CELLS = 2**13  # table cells that are worked on at once: what stays in the cache is faster
@@ -36,11 +37,13 @@ CONJUGATE = 0.99  # share of conjugate draws accepted below which a rule does no
 
 
 def refuses(model, x) -> str | None:
-    """None where parameters are unknown and the twin says what their supports are."""
+    """None where parameters are unknown, not too many, and the twin says what their supports are."""
     if not model.param_shapes:
         return "no unknown parameter, so there is nothing to temper; enumeration is exact"
     if space.discrete(model):
         return f"{', '.join(space.discrete(model))} is discrete; its moves are over continuous parameters"
+    if model.lacks_twin is None and (size := space.space_of(model).size) > MOST:
+        return f"{size} unknown numbers; from the prior it would take too many temperatures, and it goes up to {MOST}"
     return model.lacks_twin
 
 

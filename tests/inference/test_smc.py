@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 
 from diagnostics import calibration, compare, verdicts
 from diagnostics.summaries import runs_mean
-from inference import fit, labels, loop, smc, tempering
+from inference import Refused, fit, labels, loop, smc, tempering
 from inference.results import Cost
 from zoo import MODELS
 from zoo.models.bento import bento
@@ -227,6 +227,11 @@ def joint_test_of(model, move, scale, sd, num):
 def test_too_few_runs_are_refused_in_a_sentence():
     with pytest.raises(ValueError, match="num_runs should be a whole number, 8 or more"):
         fit(MODELS["bento"], "smc", num_runs=4)
+
+
+def test_more_unknown_numbers_than_there_are_temperatures_for_are_refused_in_a_sentence():
+    with pytest.raises(Refused, match="649 unknown numbers; .* goes up to 256; gibbs, collapsed, nuts, em,"):
+        fit(MODELS["digits"], "smc")
 
 
 def test_an_unknown_move_is_refused_in_a_sentence():
