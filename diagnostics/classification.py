@@ -6,18 +6,15 @@ C chains, S draws, N new observations, K components.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
 from diagnostics import relabel
-from diagnostics.functionals import _inputs, _sort_leaf, one_row
+from diagnostics.functionals import _inputs, _sort_leaf, angles, one_row
 from diagnostics.prediction import Average, average, num_rows, ratio, spread, tables, take, thinned
 from diagnostics.saved import Posterior
 from diagnostics.to_arviz import derived
-from inference.conditionals import component_arguments
-from zoo.probe import NUM_DRAWS
 
 NUM_MATCHED = 1000  # draws that a relabelling is made from
 UNSETTLED = 0.01  # share of draws above which the labels of a model that tells them apart get a warning
@@ -95,8 +92,8 @@ def _pivot(posterior) -> relabel.Relabelling:
     flat = {name: np.asarray(leaf)[0] for name, leaf in values.items()}
     weights = _inputs(lambda p, x: model.log_weights_table(p, x), model, one_row(model))
     around = lambda angle: np.stack([np.sin(angle), np.cos(angle)], axis=-1)  # the circle has no cut
-    angles = _angles(model)
-    own = [around(flat[n]) if n in angles else flat[n] for n in model.component_leaves if n not in weights]
+    circular = angles(model)
+    own = [around(flat[n]) if n in circular else flat[n] for n in model.component_leaves if n not in weights]
     R = _responsibilities(few)
     order = flat[_sorting(model)] if _sorting(model) else R.sum(axis=1)
     return relabel.fit(R, own, order.reshape(*order.shape[:2], -1)[..., 0])
@@ -135,7 +132,7 @@ def _clusters(posterior, labels) -> tuple[dict[str, Any], ...]:
     Of an angle the mean direction, atan2(E sin, E cos) (Mardia & Jupp 2000, Directional Statistics, section 2.2).
     """
     model = posterior.model
-    angles = _angles(model)
+    circular = angles(model)
     K = model.num_components
     clusters: list[dict[str, Any]] = [{} for _ in range(K)]
     for name in model.component_leaves if posterior.params else ():
@@ -144,17 +141,7 @@ def _clusters(posterior, labels) -> tuple[dict[str, Any], ...]:
             continue
         flat = relabel.relabelled(leaf.reshape(-1, *leaf.shape[2:]), labels, axis=1)
         mean = lambda values: np.tensordot(posterior.share.ravel(), values, axes=1)  # noqa: B023
-        means = np.arctan2(mean(np.sin(flat)), mean(np.cos(flat))) if name in angles else mean(flat)
+        means = np.arctan2(mean(np.sin(flat)), mean(np.cos(flat))) if name in circular else mean(flat)
         for k in range(K):
             clusters[k][name] = means[k].tolist()
     return tuple(clusters)
-
-
-def _angles(model) -> tuple[str, ...]:
-    """The parameters that are locations of von Mises components."""
-    circular = [of for of, shape in model.observation_shapes.items() if shape.family == "VonMises"]
-    if not circular or not model.param_shapes:
-        return ()
-    draw = {name: leaf[0] for name, leaf in model.prior_draws(jax.random.key(5), NUM_DRAWS).items()}
-    at = [np.asarray(component_arguments(model, draw, of)["loc"]) for of in circular]
-    return tuple(name for name, leaf in draw.items() if any(np.array_equal(leaf, loc) for loc in at))

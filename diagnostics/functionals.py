@@ -14,7 +14,9 @@ import numpy as np
 from jax.scipy.special import entr, logsumexp
 from numpyro.distributions import constraints
 
+from inference.conditionals import component_arguments
 from zoo.mixture import permutations, twin_supports
+from zoo.probe import NUM_DRAWS
 
 NUM_POINTS = 10
 MAX_FEATURES = 5  # moments of the mixture are kept for so many features
@@ -32,10 +34,12 @@ def functionals(model, params, assignments, x) -> dict[str, np.ndarray]:
     sorted_means[k], ...   1-D: the components' own parameters, in the order of the first of them (or `order_by`)
     sorted_weights[k]      the mixing weights in that order; without 1-D atoms, in ascending order
     sorted_log_scales[k], ...    the logarithm of those that are positive, whose tails are lighter
+    sorted_cos_means[k], sorted_sin_means[k]    in the place of angles, whose average means nothing across the cut
     co_clustering[i,j]     sum_k r_ik r_jk for the `fixed_pairs`, r the responsibilities
     entropy                - sum_n sum_k r_nk log r_nk
     occupied               components with at least one assignment (left out where assignments are None)
-    mixture_mean[d], mixture_covariance[d,e]    moments of the mixture, where the components have them in closed form
+    mixture_mean[d], mixture_covariance[d,e]    moments of the mixture, where the components have them in closed form;
+                           none of angles
     mixture_log_variance[d]    log mixture_covariance[d,d]
     means[0], ...          every parameter, for models that are not exchangeable
 
@@ -61,7 +65,7 @@ def functionals(model, params, assignments, x) -> dict[str, np.ndarray]:
     if plan.weights_vary:
         values |= _rows("sorted_weights", found["sorted_weights"])
     for name in plan.atoms:
-        values |= _rows(f"sorted_{name}", found[f"sorted_{name}"])
+        values |= _around("sorted_", name, found[f"sorted_{name}"], name in plan.angles)
         values |= _rows(f"sorted_log_{name}", np.log(found[f"sorted_{name}"])) if name in plan.positive else {}
     if plan.moments:
         D = min(found["mixture_mean"].shape[-1], MAX_FEATURES)
@@ -71,8 +75,15 @@ def functionals(model, params, assignments, x) -> dict[str, np.ndarray]:
         values |= {f"mixture_log_variance[{d}]": np.log(values[f"mixture_covariance[{d},{d}]"]) for d in range(D)}
     if not model.exchangeable:
         for name, leaf in params.items():
-            values |= _rows(name, np.asarray(leaf))
+            values |= _around("", name, np.asarray(leaf), name in plan.angles)
     return values
+
+
+def _around(prefix, name, leaf, angle) -> dict[str, np.ndarray]:
+    """The rows of a parameter; of an angle those of its cosine and sine (Mardia & Jupp 2000, section 2.2)."""
+    if not angle:
+        return _rows(prefix + name, leaf)
+    return _rows(f"{prefix}cos_{name}", np.cos(leaf)) | _rows(f"{prefix}sin_{name}", np.sin(leaf))
 
 
 def fixed_points(x) -> np.ndarray:
@@ -166,6 +177,7 @@ class Plan(NamedTuple):
     atoms: tuple[str, ...]  # 1-D: the components' own parameters of shape (K,), the one to sort by first
     positive: tuple[str, ...]  # those of them whose support is the positive half line
     moments: bool  # the components have means and variances in closed form, which depend on parameters alone
+    angles: tuple[str, ...]  # locations of von Mises components
 
 
 @functools.cache
@@ -173,8 +185,9 @@ def _plan(model) -> Plan:
     x = one_row(model)
     weights_from = _inputs(lambda p, x: model.log_weights_table(p, x), model, x)
     weights_vary = weights_from != set() and "x" not in weights_from
+    circular = angles(model)
     moments = False
-    if "x" not in weights_from:
+    if "x" not in weights_from and not circular:
         try:
             moments_from = _inputs(lambda p, x: _mixture_moments(model, p, x), model, x)
             moments = moments_from != set() and "x" not in moments_from
@@ -183,7 +196,18 @@ def _plan(model) -> Plan:
     atoms = _atoms(model, weights_from)
     supports = {name: support for name, (support, _) in twin_supports(model).items()} if atoms else {}
     positive = tuple(name for name in atoms if name == "scales" or _is_positive(supports.get(name)))
-    return Plan(weights_vary, atoms, positive, moments)
+    return Plan(weights_vary, atoms, positive, moments, circular)
+
+
+@functools.cache
+def angles(model) -> tuple[str, ...]:
+    """The parameters that are locations of von Mises components."""
+    sites = [name for name, shape in model.observation_shapes.items() if shape.family == "VonMises"]
+    if not sites or not model.param_shapes:
+        return ()
+    draw = {name: leaf[0] for name, leaf in model.prior_draws(jax.random.key(5), NUM_DRAWS).items()}
+    at = [np.asarray(component_arguments(model, draw, site)["loc"]) for site in sites]
+    return tuple(name for name, leaf in draw.items() if any(np.array_equal(leaf, loc) for loc in at))
 
 
 def _is_positive(support) -> bool:

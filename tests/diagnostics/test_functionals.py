@@ -297,3 +297,16 @@ def test_in_the_plane_moments_have_two_features_and_nothing_is_sorted(site, with
             np.testing.assert_allclose(found[f"mixture_covariance[{d},{e}]"], covariance[d, e])
     assert not any(name.startswith("sorted") for name in found)
     assert found["means[1,0]"].tolist() == [[-1.0]]
+
+
+def test_angles_are_averaged_as_cosines_and_sines_so_that_the_cut_changes_nothing():
+    """Just below pi and just above -pi are one direction: a draw on either side of the cut has the same functionals."""
+    model = MODELS["directions"]
+    means = np.array([[[np.pi - 1e-9, -0.5], [-np.pi + 1e-9, -0.5]]])
+    params = {"weights": np.full((1, 2, 2), 0.5), "means": means, "concentrations": np.array([[[8.0, 4.0]] * 2])}
+    found = functionals(model, params, None, model.data.x)
+    assert not any(name.startswith(("sorted_means", "mixture_")) for name in found)
+    for name, (one, other) in {name: values[0] for name, values in found.items()}.items():
+        assert one == pytest.approx(other, rel=1e-6, abs=1e-8), name
+    assert found["sorted_cos_means[1]"][0, 0] == pytest.approx(-1)  # the larger concentration is the last
+    assert found["sorted_sin_means[0]"][0, 0] == pytest.approx(np.sin(-0.5))
