@@ -26,6 +26,7 @@ MAX_BLOCK = 2**15  # particles in one block
 MAX_ENTRIES = 5e7  # assignments are kept when particles times observations are at most this
 MAX_KNOWN = 10_000  # particles when nothing but the assignments is unknown: all weights are equal
 PARTICLES, MOST_TIMES = 1_000_000, 4  # by default: how many, and how many times as many where the evidence needs them
+MAX_NUMBERS = 2**27  # by default: particles times unknown numbers, 1 GiB in float64
 ENOUGH = 0.02  # standard error of a log evidence: with more it says too little
 FEW_ESS = 10  # below: the weights have collapsed, and there is no estimate of the evidence
 MIN_ESS, MAX_K = 100, 0.7  # usable: weight ESS at least, Pareto k at most (Vehtari et al. 2024, section 3)
@@ -43,17 +44,19 @@ def importance(
 
     `params` leaves (1, S, ...), `log_weights` (1, S), `log_evidence` with its standard error by the delta method;
     assignments are None. Unless `num_particles` says how many, a million are drawn, and up to four million where the
-    first are usable and promise a standard error of .02 by so many; that their own error chooses the number biases the
-    estimate by a fraction of that error only. `num_resampled` > 0 adds `resampled`, that many equal-weight draws by
-    systematic resampling, each with an exact draw of its assignments. `block` particles are worked on at a time
-    (default: bounded memory).
+    first are usable and promise a standard error of .02 by so many, as far as 2^27 numbers go; that their own error
+    chooses the number biases the estimate by a fraction of that error only. `num_resampled` > 0 adds `resampled`, that
+    many equal-weight draws by systematic resampling, each with an exact draw of its assignments. `block` particles are
+    worked on at a time (default: bounded memory).
     A model without unknown parameters has equal weights and exact evidence: at most 10,000 particles are drawn, each
     with exact assignments. After each block `progress(done, total)`; the total may grow once.
     """
-    asked = used = PARTICLES if num_particles is None else num_particles
+    size = sum(int(np.prod(leaf.shape)) for leaf in model.param_shapes.values())
+    fit = max(2, MAX_NUMBERS // max(size, 1))
+    asked = used = min(PARTICLES, fit) if num_particles is None else num_particles
     if not model.param_shapes:
         used = min(asked, max(2, min(MAX_KNOWN, int(MAX_ENTRIES // num_observations(x)))))
-    most = MOST_TIMES * used if num_particles is None else used
+    most = min(MOST_TIMES * used, fit) if num_particles is None else used
     draws = weighted_draws(model, _summed_out(model), x, key, used, num_resampled, block, progress, most)
     if used < asked:
         said = f"no unknown parameter: {used} particles of equal weight serve for {asked}"

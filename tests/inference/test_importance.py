@@ -102,6 +102,13 @@ def test_as_many_more_particles_are_drawn_as_the_evidence_needs_and_its_error_st
     assert_allclose(runs[0].log_weights, same.log_weights, rtol=1e-12)
 
 
+def test_no_more_particles_are_drawn_by_default_than_fit_into_the_memory_that_is_meant_for_them(monkeypatch):
+    monkeypatch.setattr(module, "PARTICLES", 8000)
+    monkeypatch.setattr(module, "MAX_NUMBERS", 2 * 5000)  # of two unknown means
+    assert importance(WIDE, WIDE.data.x, KEY).num_done == 5000
+    assert importance(WIDE, WIDE.data.x, KEY, num_particles=8100).num_done == 8100
+
+
 def test_no_more_particles_where_they_would_not_do_or_were_not_asked_for():
     weights = np.log(np.random.default_rng(0).gamma(0.02, size=(1, 20_000)))  # se about sqrt(50 / 20,000) = .05
     error = log_evidence(weights)[1]
