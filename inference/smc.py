@@ -27,6 +27,7 @@ LENGTH = 16  # states that a chain from one ancestor gives
 STABLE = 0.5  # change of the log evidence under twice the moves that is still agreement
 KEEP = 0.6  # conditional ESS of a step in temperature, as a share of the particles
 LEAST = 0.4  # ... after the step: below, it is halved
+HOPELESS = 4.0  # standard deviation of the runs' log evidence that is to be expected under the most moves
 LARGEST_SE = 0.1  # of the log evidence: a larger one is said
 MAX_TEMPERATURES = 300
 MOST = 256  # unknown numbers D: near t the log likelihood has variance D / (2 t^2), so temperatures grow as sqrt(D)
@@ -66,14 +67,15 @@ def smc(
     takes S / LENGTH ancestors, and `num_moves` moves lie between one particle of a chain and the next. `move`: "gibbs"
     or "hmc", each followed by the labelling (`inference.labels`). Everything is repeated with twice the moves until log
     evidence changes by at most STABLE and has a standard error of at most LARGEST_SE. Past `max_moves`, without the
-    first, or with an error above STABLE, there is no estimate.
+    first, or with an error above STABLE, there is no estimate; nor are more moves tried where the runs would still
+    differ by more than HOPELESS after them (`_hopeless`).
     `params` (C, S, ...), `log_weights` (C, S) the log evidence of each run: the mean weight is the evidence, and its
     standard error comes from the spread of the runs. Assignments are exact draws from the table.
     """
     if num_runs < 8:
         raise ValueError(f"num_runs should be at least 8, since errors come from the spread of runs; got {num_runs}")
     check_settings({"num_moves": num_moves, "max_moves": max_moves})
-    x = jax.tree.map(jnp.asarray, x)
+    x, spreads = jax.tree.map(jnp.asarray, x), []
     began = time.perf_counter()
     untempered = tempering.untempered(model, x) if move == "gibbs" else ()
     program = _run(model, num_particles, move, untempered, permute)
@@ -89,8 +91,11 @@ def smc(
         if interrupted:
             break
         value, error = _evidence(log_z)
+        spreads.append(float(log_z.std(ddof=1)))
         stable = previous is not None and abs(value - previous) <= STABLE
         if (stable and error <= LARGEST_SE) or not np.isfinite(value) or 2 * moves > max_moves:
+            break
+        if _hopeless(spreads, int(np.log2(max_moves / moves))):
             break
         previous, moves = value, 2 * moves
     said: tuple[str, ...] = ()
@@ -139,6 +144,16 @@ def check_settings(settings: dict) -> None:
     num_moves, max_moves = settings.get("num_moves", 1), settings.get("max_moves", 8)
     if max_moves < num_moves:
         raise ValueError(f"smc: max_moves should be at least num_moves, {num_moves}; got {max_moves}")
+
+
+def _hopeless(spreads, doublings) -> bool:
+    """Whether runs whose log evidence has had these standard deviations would differ by more than HOPELESS after so
+    many doublings of the moves, each changing the last one as the last doubling did."""
+    if len(spreads) < 2 or not np.isfinite(spreads[-2:]).all():
+        return False
+    before, now = spreads[-2:]
+    shrinks = now / before if now < before else 1.0
+    return now * shrinks**doublings > HOPELESS
 
 
 def _evidence(log_z):

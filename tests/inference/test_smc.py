@@ -260,6 +260,30 @@ def test_float32_gives_the_evidence_of_quadrature():
     assert abs(result.log_evidence + 65.31374998981) <= 4 * result.log_evidence_se
 
 
+@pytest.mark.parametrize(
+    ("spread", "tried"),
+    [
+        (lambda moves: 30.0, [1, 2]),  # as far apart at twice the moves
+        (lambda moves: 30.0 / moves, [1, 2, 4, 8]),  # 15, 7.5, 3.75: the most moves bring them together
+        (lambda moves: 90.0 / moves, [1, 2]),  # and here 45, 22.5, 11.25 do not
+        (lambda moves: 3.0, [1, 2, 4, 8]),
+    ],
+)
+def test_more_moves_are_not_tried_where_the_runs_would_differ_too_much_even_then(monkeypatch, spread, tried):
+    run, seen = smc._runs, []
+
+    def apart(model, program, x, key, C, S, moves, progress):
+        seen.append(moves)
+        (u, stats), spent, interrupted = run(model, program, x, key, C, S, moves, progress)
+        offsets = spread(moves) * unit
+        return (u, stats | {"log_evidence": -65.0 + offsets}), spent, interrupted
+
+    unit = np.linspace(-1, 1, 8) / np.linspace(-1, 1, 8).std(ddof=1)
+    monkeypatch.setattr(smc, "_runs", apart)
+    result = fit(MODELS["bento"], "smc", seed=1, num_particles=16)
+    assert seen == tried and result.log_evidence is None and "not usable" in result.warnings[0]
+
+
 def stopping(calls):
     """Ctrl-C at the call of that number."""
     left = iter(range(calls, -1, -1))
