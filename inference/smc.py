@@ -110,7 +110,8 @@ def smc(
     elif previous is None:
         said = ("no estimate: nothing to compare it with; not usable: max_moves should be at least twice num_moves",)
     elif not stable:
-        said = (f"no estimate: unstable under more moves (up to {moves} a particle); not usable",)
+        far = f"where runs differ by {spreads[-1]:.2g}"
+        said = (f"no estimate: unstable under more moves (up to {moves} a particle, {far}); not usable",)
     elif error > STABLE:
         said = (f"no estimate: the runs disagree (standard error {error:.2g}); not usable: give more particles",)
     elif error > LARGEST_SE:
