@@ -16,6 +16,7 @@ import numpy as np
 import inference
 import zoo
 from diagnostics import calibration, sbc
+from diagnostics.rows import finite
 
 LEVEL = 0.01  # familywise, of each of the tables
 RATIO = 1e-12  # largest error of a conjugate conditional that is rounding
@@ -254,20 +255,20 @@ def _commits(rows) -> str:
 
 
 def as_json(table: Table) -> dict:
-    """The table as one JSON document."""
+    """The table as one JSON document; null is a number that is not finite."""
 
     def one(row):
         found: dict[str, Any] = {"model": row.model, "backend": row.backend, "kind": row.kind, "ok": row.ok}
         found |= {"seconds": row.seconds, "failed": row.failed, "commit": row.commit}
         if row.joint is not None:
-            z = dict(zip(row.joint.names, map(float, row.joint.z), strict=True))
+            z = dict(zip(row.joint.names, map(finite, row.joint.z), strict=True))
             found["joint"] = {"passed": row.joint.passed, "threshold": row.joint.threshold, "level": row.joint.level}
             found["joint"] |= {"z": z, "moved": row.joint.moved, "num_replicates": row.joint.num_replicates}
         if row.sbc is not None:
             p = dict(zip(row.sbc.names, map(float, row.sbc.p), strict=True))
             found["sbc"] = {"verdict": row.sbc.verdict, "level": row.sbc.level, "p": p}
             found["sbc"] |= {"num_datasets": row.sbc.num_simulated, "num_dropped": row.sbc.num_dropped}
-            found["sbc"] |= {name: getattr(row.sbc, name) for name in ("autocorrelation", "conjugacy_error")}
+            found["sbc"] |= {name: finite(getattr(row.sbc, name)) for name in ("autocorrelation", "conjugacy_error")}
         return found
 
     return {
@@ -277,22 +278,24 @@ def as_json(table: Table) -> dict:
         "seconds": table.seconds,
         "versions": versions(),
         "ok": table.ok,
-        "ratios": table.ratios,
+        "ratios": {name: {site: finite(e) for site, e in found.items()} for name, found in table.ratios.items()},
         "rows": [one(row) for row in table.rows],
     }
 
 
 def rows_of(document: dict) -> list[Row]:
     """The rows of `as_json`, those that failed left out; the ranks themselves are not in it."""
+    beyond = lambda value: np.inf if value is None else value
 
     def one(row):
         joint, ranked = row.get("joint"), row.get("sbc")
         if joint is not None:
-            z = np.array(list(joint["z"].values()))
+            z = np.array([beyond(v) for v in joint["z"].values()])
             joint = calibration.JointTest(tuple(joint["z"]), z, joint["moved"], joint["num_replicates"], joint["level"])
         if ranked is not None:
             p = np.array(list(ranked["p"].values()))
-            sizes = ranked["num_datasets"], ranked["num_dropped"], ranked["autocorrelation"], ranked["conjugacy_error"]
+            errors = beyond(ranked["autocorrelation"]), beyond(ranked["conjugacy_error"])
+            sizes = ranked["num_datasets"], ranked["num_dropped"], *errors
             ranked = sbc.Calibration(tuple(ranked["p"]), p, np.zeros((0, len(p)), int), *sizes, ranked["level"])
         about = row["model"], row["backend"], row["kind"]
         return Row(*about, joint, ranked, "", row["seconds"], row.get("commit", ""))

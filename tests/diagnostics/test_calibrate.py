@@ -106,6 +106,16 @@ def test_rows_come_back_from_their_json_and_bounds_follow_the_table():
     assert not back.at(0.9, 1e-4).ok and not back.at(0.01, 0.9).ok
 
 
+def test_what_is_not_finite_is_null_in_the_json_and_still_fails_when_read_back():
+    lost = joint()._replace(z=np.array([np.inf]))
+    rows = [row(joint=lost, sbc=calibrated(conjugacy_error=np.inf))]
+    text = json.dumps(
+        calibrate.as_json(calibrate.Table({"bento": {"means": np.inf}}, rows, 0, False, 1)), allow_nan=False
+    )
+    (back,) = calibrate.rows_of(json.loads(text))
+    assert not back.joint.passed and back.sbc.verdict == "FAILED"
+
+
 def test_kept_rows_are_not_measured_again(monkeypatch):
     monkeypatch.setattr(sbc, "sbc", lambda *args, **kwargs: calibrated())
     monkeypatch.setattr(calibration, "joint_test", lambda *args, **kwargs: joint())
