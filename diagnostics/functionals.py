@@ -14,6 +14,7 @@ import numpy as np
 from jax.scipy.special import entr, logsumexp
 from numpyro.distributions import constraints
 
+from inference import loop
 from inference.conditionals import component_arguments
 from zoo.mixture import permutations, twin_supports
 from zoo.probe import NUM_DRAWS
@@ -185,9 +186,8 @@ def _plan(model) -> Plan:
     x = one_row(model)
     weights_from = _inputs(lambda p, x: model.log_weights_table(p, x), model, x)
     weights_vary = weights_from != set() and "x" not in weights_from
-    circular = angles(model)
     moments = False
-    if "x" not in weights_from and not circular:
+    if "x" not in weights_from and not _circular(model):
         try:
             moments_from = _inputs(lambda p, x: _mixture_moments(model, p, x), model, x)
             moments = moments_from != set() and "x" not in moments_from
@@ -196,13 +196,18 @@ def _plan(model) -> Plan:
     atoms = _atoms(model, weights_from)
     supports = {name: support for name, (support, _) in twin_supports(model).items()} if atoms else {}
     positive = tuple(name for name in atoms if name == "scales" or _is_positive(supports.get(name)))
-    return Plan(weights_vary, atoms, positive, moments, circular)
+    return Plan(weights_vary, atoms, positive, moments, angles(model))
+
+
+def _circular(model) -> list[str]:
+    """The sites that are angles."""
+    return [name for name, shape in model.observation_shapes.items() if shape.family == "VonMises"]
 
 
 @functools.cache
 def angles(model) -> tuple[str, ...]:
     """The parameters that are locations of von Mises components."""
-    sites = [name for name, shape in model.observation_shapes.items() if shape.family == "VonMises"]
+    sites = _circular(model)
     if not sites or not model.param_shapes:
         return ()
     draw = {name: leaf[0] for name, leaf in model.prior_draws(jax.random.key(5), NUM_DRAWS).items()}
@@ -236,13 +241,14 @@ def _atoms(model, weights_from):
 
 
 def _sort_leaf(model, weights_from=None):
-    """`order_by`, or the first component parameter of shape (K,) that is not the mixing weights; None without one."""
+    """`order_by`, or the first component parameter of shape (K,) that is not the mixing weights, of angles the last, as
+    they have no order; None without one."""
     if model.order_by is not None:
         return model.order_by if _is_row(model, model.order_by) else None
     if weights_from is None:
         weights_from = _inputs(lambda p, x: model.log_weights_table(p, x), model, one_row(model))
     own = [name for name in model.component_leaves if _is_row(model, name) and name not in weights_from]
-    return own[0] if own else None
+    return next((name for name in own if name not in angles(model)), own[0] if own else None)
 
 
 def _is_row(model, name):
@@ -400,10 +406,11 @@ def in_blocks(program, params, shape, model, x, *more, cost=1):
     N = len(_leaves(x)[0])
     block = int(np.clip(CELLS // (N * model.num_components * cost), 1, MAX_BLOCK))
     outs = []
-    for start in range(0, M, block):
-        index = np.minimum(np.arange(start, start + block), M - 1)  # the last block is filled up with its last draw
-        out = program(jnp.asarray(index), {name: jnp.asarray(leaf[index]) for name, leaf in flat.items()}, x, *more)
-        outs.append(jax.tree.map(lambda leaf: np.asarray(leaf)[: M - start], out))  # noqa: B023
+    with loop.one_blas_thread():
+        for start in range(0, M, block):
+            index = np.minimum(np.arange(start, start + block), M - 1)  # the last block is filled up with its last draw
+            out = program(jnp.asarray(index), {name: jnp.asarray(leaf[index]) for name, leaf in flat.items()}, x, *more)
+            outs.append(jax.tree.map(lambda leaf: np.asarray(leaf)[: M - start], out))  # noqa: B023
     whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *outs)
     return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), whole)
 

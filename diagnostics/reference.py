@@ -131,16 +131,21 @@ def check(wanted, names) -> None:
     if not isinstance(wanted, Reference):
         said = "None, 'none', the name of a back end that runs or a diagnostics.reference.Reference"
         raise ValueError(f"reference should be {said}; got {type(wanted).__name__}")
+    if not isinstance(wanted.values, dict):
+        raise ValueError(f"reference: values should be a dict, name -> Value, got {type(wanted.values).__name__}")
     for name, value in wanted.values.items():
         if not isinstance(value, Value):
             raise ValueError(f"reference: {name} should be a Value(mean, sd, error), got {value!r}")
-        spreads = [value.sd, *([] if value.error is None else [value.error])]
-        if not np.isfinite([value.mean, *spreads]).all() or min(spreads) < 0:
+        if not (_number(value.mean) and all(_number(v, 0) for v in (value.sd, value.error or 0.0))):
             said = f"{value.mean}, {value.sd} and {value.error}"
             raise ValueError(f"reference: {name} should have a finite mean, and sd and error of at least 0; got {said}")
-    evidence, error = wanted.log_evidence, wanted.log_evidence_se or 0.0
-    if evidence is not None and not (math.isfinite(evidence) and 0 <= error < math.inf):
+    evidence, error = wanted.log_evidence, wanted.log_evidence_se
+    if evidence is not None and not (_number(evidence) and _number(error or 0.0, 0)):
         raise ValueError(f"reference: log evidence and its error should be finite; got {evidence} and {error}")
+
+
+def _number(value, least=-math.inf) -> bool:
+    return isinstance(value, (int, float, np.number)) and math.isfinite(value) and value >= least
 
 
 def _best_evidence(entries):

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import re
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -202,10 +203,21 @@ def one_blas_thread():
     """The linear algebra that compiled programs call stays on the thread that calls it.
 
     Its matrices are small, and its threads wait for each other: with other work on the machine, or other threads of the
-    same run, triangular solves of 4 x 4 matrices were measured to take 500 times as long.
+    same run, triangular solves of 4 x 4 matrices were measured to take 500 times as long. The limit is the process's:
+    the first to come sets it, the last to go lifts it.
     """
-    with threadpool_limits(1, "blas"):
+    with _LOCK:
+        _INSIDE.append(None if _INSIDE else threadpool_limits(1, "blas"))
+    try:
         yield
+    finally:
+        with _LOCK:
+            limit = _INSIDE.pop()  # the first, when all others have gone
+            if limit is not None:
+                limit.restore_original_limits()
+
+
+_LOCK, _INSIDE = threading.Lock(), []  # type: ignore[var-annotated]
 
 
 # -- programs ---------------------------------------------------------------------------------------------

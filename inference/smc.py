@@ -27,7 +27,7 @@ LENGTH = 16  # states that a chain from one ancestor gives
 STABLE = 0.5  # change of the log evidence under twice the moves that is still agreement
 KEEP = 0.6  # conditional ESS of a step in temperature, as a share of the particles
 LEAST = 0.4  # ... after the step: below, it is halved
-HOPELESS = 4.0  # standard deviation of the runs' log evidence that is to be expected under the most moves
+HOPELESS = 3.0  # standard deviation of the better runs' log evidence that is to be expected under the most moves
 LARGEST_SE = 0.1  # of the log evidence: a larger one is said
 MAX_TEMPERATURES = 300
 MOST = 256  # unknown numbers D: near t the log likelihood has variance D / (2 t^2), so temperatures grow as sqrt(D)
@@ -67,8 +67,8 @@ def smc(
     takes S / LENGTH ancestors, and `num_moves` moves lie between one particle of a chain and the next. `move`: "gibbs"
     or "hmc", each followed by the labelling (`inference.labels`). Everything is repeated with twice the moves until log
     evidence changes by at most STABLE and has a standard error of at most LARGEST_SE. Past `max_moves`, without the
-    first, or with an error above STABLE, there is no estimate; nor are more moves tried where the runs would still
-    differ by more than HOPELESS after them (`_hopeless`).
+    first, or with an error above STABLE, there is no estimate; nor are more moves tried where the better half of the
+    runs, which make up the evidence, would still differ by more than HOPELESS after them (`_hopeless`).
     `params` (C, S, ...), `log_weights` (C, S) the log evidence of each run: the mean weight is the evidence, and its
     standard error comes from the spread of the runs. Assignments are exact draws from the table.
     """
@@ -91,14 +91,15 @@ def smc(
         if interrupted:
             break
         value, error = _evidence(log_z)
-        spreads.append(float(log_z.std(ddof=1)))
+        spreads.append(_spread_of_better(log_z))
         stable = previous is not None and abs(value - previous) <= STABLE
         if (stable and error <= LARGEST_SE) or not np.isfinite(value) or 2 * moves > max_moves:
             break
-        if _hopeless(spreads, int(np.log2(max_moves / moves))):
+        if not (stable and error <= STABLE) and _hopeless(spreads, int(np.log2(max_moves / moves))):
             break
         previous, moves = value, 2 * moves
     said: tuple[str, ...] = ()
+    left = "; more moves would not bring them together" if 2 * moves <= max_moves else ""
     if interrupted:
         stable = False
         said = (f"interrupted: {len(u)} of {num_runs} runs had ended, and no estimate was compared with another",)
@@ -110,10 +111,9 @@ def smc(
     elif previous is None:
         said = ("no estimate: nothing to compare it with; not usable: max_moves should be at least twice num_moves",)
     elif not stable:
-        far = f"where runs differ by {spreads[-1]:.2g}"
-        said = (f"no estimate: unstable under more moves (up to {moves} a particle, {far}); not usable",)
+        said = (f"no estimate: the runs are unstable under more moves (up to {moves} a particle{left}); not usable",)
     elif error > STABLE:
-        said = (f"no estimate: the runs disagree (standard error {error:.2g}); not usable: give more particles",)
+        said = (f"no estimate: the runs disagree (standard error {error:.2g}{left}); not usable: give more particles",)
     elif error > LARGEST_SE:
         said = (f"the log evidence has a standard error of {error:.2g}, above {LARGEST_SE}: more particles lower it",)
     known = stable and error <= STABLE and bool(np.isfinite(log_z).all())
@@ -147,9 +147,15 @@ def check_settings(settings: dict) -> None:
         raise ValueError(f"smc: max_moves should be at least num_moves, {num_moves}; got {max_moves}")
 
 
+def _spread_of_better(log_z) -> float:
+    """Standard deviation of the upper half of the runs' log evidence: a low run adds next to nothing to their mean."""
+    better = np.sort(log_z)[len(log_z) // 2 :]
+    return float(better.std(ddof=1)) if np.isfinite(better).all() else np.inf
+
+
 def _hopeless(spreads, doublings) -> bool:
-    """Whether runs whose log evidence has had these standard deviations would differ by more than HOPELESS after so
-    many doublings of the moves, each changing the last one as the last doubling did."""
+    """Whether runs that have had these spreads would differ by more than HOPELESS after so many doublings of the
+    moves, each changing the spread as the last one did."""
     if len(spreads) < 2 or not np.isfinite(spreads[-2:]).all():
         return False
     before, now = spreads[-2:]

@@ -92,6 +92,23 @@ def test_the_table_by_products_is_the_derived_one_on_the_border_too(name):
     np.testing.assert_allclose(model.log_table(params, x), derived, rtol=1e-13)
 
 
+@pytest.mark.parametrize("name", ("scotch", "digits", "candy_negative_binomial", "ais"))
+def test_a_table_of_its_own_is_the_derived_one(name):
+    model = MODELS[name]
+    x = jax.tree.map(lambda leaf: leaf[:40], model.data.x)
+    params = {name: leaf[0] for name, leaf in model.prior_draws(jax.random.key(1), 1).items()}
+    derived = dataclasses.replace(model, table=None)
+    np.testing.assert_allclose(model.log_table(params, x), derived.log_table(params, x), rtol=1e-11)
+    lost = {**params, "weights": jnp.full_like(params["weights"], np.nan)}
+    assert np.isnan(model.log_table(lost, x)).all()
+
+
+def test_a_probability_that_is_no_number_makes_the_table_no_number():
+    model = MODELS["scotch"]
+    lost = {"weights": jnp.full(3, 1 / 3), "probs": jnp.full((3, 21), 0.5).at[1, 2].set(jnp.nan)}
+    assert np.isnan(model.log_table(lost, model.data.x[:4])[:, 1]).all()
+
+
 def test_a_negative_binomial_of_mean_0_is_a_point_mass_at_0():
     """EM reaches it on packages of candy, most of which are none; so must the table, and its derivative."""
     model = MODELS["candy_negative_binomial"]

@@ -521,6 +521,12 @@ def test_a_stored_reference_serves_where_nothing_exact_ran_and_none_is_said_to_b
         (Reference("stored", "s", {"occupied": (1.0, 0.1, 0.0)}), r"occupied should be a Value\(mean, sd, error\)"),
         (Reference("stored", "s", {"occupied": Value(math.nan, 0.1, 0.0)}), "occupied should have a finite mean"),
         (Reference("stored", "s", {"occupied": Value(1.0, -0.1, None)}), "sd and error of at least 0; got 1.0, -0.1"),
+        (
+            Reference("stored", "s", {"occupied": Value("a", 0.1, 0.0)}),
+            "sd and error of at least 0; got a, 0.1 and 0.0",
+        ),
+        (Reference("stored", "s", None), "values should be a dict, name -> Value, got NoneType"),
+        (Reference("stored", "s", {}, "-3", 0.1), "log evidence and its error should be finite; got -3 and 0.1"),
         (Reference("stored", "s", {}, -math.inf, 0.1), "log evidence and its error should be finite; got -inf"),
         (Reference("stored", "s", {}, -3.0, -0.1), "log evidence and its error should be finite; got -3.0 and -0.1"),
     ],

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 import itertools
 
@@ -5,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from genjax import categorical, gen, mv_normal, normal
+from genjax import categorical, gamma, gen, mv_normal, normal, uniform
 from scipy import stats
 
 from diagnostics.functionals import (
@@ -16,9 +17,11 @@ from diagnostics.functionals import (
     labelling_masses,
     log_likelihoods,
     pointwise_log_likelihoods,
+    sorted_by,
     visited_labellings,
 )
 from zoo import MODELS
+from zoo import distributions as gx
 from zoo.dataset import Dataset
 from zoo.mixture import Mixture
 from zoo.models.bento import bento, bento_full, bento_known
@@ -310,3 +313,23 @@ def test_angles_are_averaged_as_cosines_and_sines_so_that_the_cut_changes_nothin
         assert one == pytest.approx(other, rel=1e-6, abs=1e-8), name
     assert found["sorted_cos_means[1]"][0, 0] == pytest.approx(-1)  # the larger concentration is the last
     assert found["sorted_sin_means[0]"][0, 0] == pytest.approx(np.sin(-0.5))
+
+
+def test_angles_do_not_sort_where_something_else_can_and_have_no_moments_however_they_are_declared():
+    @gen
+    def prior():
+        turns = uniform(np.zeros(2), 1.0) @ "turns"
+        kappas = gamma(np.full(2, 2.0), 0.2) @ "kappas"
+        return {"at": 2 * np.pi * turns - np.pi, "kappas": kappas}
+
+    @gen
+    def observation(params):
+        z = categorical(probs=jnp.array([0.4, 0.6])) @ "z"
+        return gx.von_mises(loc=params["at"][z], concentration=params["kappas"][z]) @ "x"
+
+    turning = Mixture(name="turning", num_components=2, exchangeable=False, prior=prior, observation=observation)
+    params = {"turns": np.array([[[0.1, 0.8]]]), "kappas": np.array([[[3.0, 2.0]]])}
+    found = functionals(turning, params, None, np.array([0.3, -2.0, 3.0]))
+    assert not any(name.startswith("mixture_") for name in found)
+    directions = MODELS["directions"]
+    assert sorted_by(dataclasses.replace(directions, order_by=None)) == "concentrations"

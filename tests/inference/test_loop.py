@@ -155,4 +155,14 @@ def test_the_linear_algebra_of_a_run_stays_on_one_thread_and_is_free_again_after
     with threadpool_limits(3, "blas"):
         fit(bento(), "gibbs", num_chains=1, num_warmup=1, num_draws=4, progress=lambda *_: seen.append(threads()))
         assert threads() == {3}
+        with loop.one_blas_thread(), loop.one_blas_thread():
+            pass
+        assert threads() == {3}
+        first, second = loop.one_blas_thread(), loop.one_blas_thread()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)  # the other is still within
+        assert threads() == {1}
+        second.__exit__(None, None, None)
+        assert threads() == {3}
     assert seen and all(them == {1} for them in seen)

@@ -79,14 +79,20 @@ def test_a_poisson_of_rate_zero_is_a_point_mass_with_finite_second_derivatives()
     assert float(jax.jvp(jax.grad(at), (2.0, 0.0), (1.0, 0.0))[1]) == 0.0
 
 
-def test_the_negative_binomial_of_the_twins_is_scipys_where_betaln_is_not_right():
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_negative_binomial_of_twins_and_tables_is_right_where_betaln_is_not(dtype):
+    """Against r (r + 1) ... (r + x - 1) / x! (1 - p)^r p^x as a sum of logarithms, and SciPy's where that is exact."""
     x = np.arange(200.0)
-    for size, probs in [(0.3, 0.9), (2.5, 0.5), (80.0, 0.2), (1e4, 1e-3)]:
-        found = gx.NegativeBinomial(size, probs).log_prob(jnp.asarray(x))
-        expected = stats.nbinom.logpmf(x, size, 1 - probs)
-        largest = (size + 200) * np.log(size + 200)  # of the terms that cancel
-        rounding = 4 * np.finfo(float).eps * (1 + np.abs(expected) + largest)
-        assert np.all(np.abs(found - expected) <= rounding)
+    for size, probs in [(0.3, 0.9), (2.5, 0.5), (16.5, 0.5), (80.0, 0.2), (1e4, 2e-4), (1e6, 2e-6)]:
+        size, probs = float(dtype(size)), float(dtype(probs))
+        found = gx.NegativeBinomial(dtype(size), dtype(probs)).log_prob(jnp.asarray(x, dtype))
+        choose = np.concatenate([[0.0], np.cumsum(np.log((size + x) / (1 + x)))[:-1]])
+        expected = choose + size * np.log1p(-probs) + x * np.log(probs)
+        if size < 100:
+            np.testing.assert_allclose(expected, stats.nbinom.logpmf(x, size, 1 - probs), rtol=1e-11, atol=1e-11)
+        largest = 2 * (x + 16) * np.log(size + 200)  # of the terms that cancel
+        assert found.dtype == dtype
+        assert np.all(np.abs(found - expected) <= 4 * np.finfo(dtype).eps * (1 + np.abs(expected) + largest))
 
 
 def test_of_python_numbers_draws_have_the_precision_that_jax_runs_in():

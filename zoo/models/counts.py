@@ -166,7 +166,7 @@ def candy_negative_binomial(
     def table(params, x):  # GenJAX's negative binomial takes five times as long
         weights, means, sizes = params["weights"], params["means"], params["sizes"]
         counts = gx.NegativeBinomial(sizes, means / (means + sizes))
-        return jnp.log(weights / weights.sum()) + counts.log_prob(x[:, None])
+        return jnp.log(weights) - jnp.log(weights.sum()) + counts.log_prob(x[:, None])
 
     data = shipped("candy")
     return Mixture(

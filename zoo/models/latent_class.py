@@ -131,10 +131,10 @@ def _products(params, x):
     """The table as two matrix products, log weights[k] + sum_j x[n, j] log probs[k, j] + (1 - x[n, j]) log(1 - ...)."""
     weights, probs, x = params["weights"], params["probs"], x.astype(params["probs"].dtype)
     never = -jnp.sqrt(jnp.finfo(x.dtype).max)  # in the place of log 0: times 0 it is 0, as 0 log 0 should be
-    ones = jnp.where(probs > 0, jnp.log(jnp.where(probs > 0, probs, 1.0)), never)
-    zeros = jnp.where(probs < 1, jnp.log1p(-jnp.where(probs < 1, probs, 0.0)), never)
+    ones = jnp.where(probs <= 0, never, jnp.log(jnp.where(probs <= 0, 1.0, probs)))
+    zeros = jnp.where(probs >= 1, never, jnp.log1p(-jnp.where(probs >= 1, 0.0, probs)))
     table = x @ ones.T + (1 - x) @ zeros.T
-    return jnp.log(weights / weights.sum()) + jnp.where(table < never / 2, -jnp.inf, table)
+    return jnp.log(weights) - jnp.log(weights.sum()) + jnp.where(table < never / 2, -jnp.inf, table)
 
 
 ITEMS = {"island": 3, "sex": 2, "year": 3}

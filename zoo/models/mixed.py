@@ -113,8 +113,9 @@ def ais(
         weights, irons, sizes = params["weights"], params["irons"], params["sizes"]
         heights = jax.scipy.stats.norm.logpdf(x["height"][:, None], params["heights"], jnp.sqrt(params["variances"]))
         counts = gx.NegativeBinomial(sizes, irons / (irons + sizes)).log_prob(x["ferritin"][:, None])
-        sports = jnp.log(params["sports"] / params["sports"].sum(axis=1, keepdims=True))
-        return jnp.log(weights / weights.sum()) + heights + counts + sports.T[x["sport"].astype(jnp.int32)]
+        sports = jnp.log(params["sports"]) - jnp.log(params["sports"].sum(axis=1, keepdims=True))
+        shares = jnp.log(weights) - jnp.log(weights.sum())
+        return shares + heights + counts + sports.T[x["sport"].astype(jnp.int32)]
 
     data = _rows()
     return Mixture(
