@@ -374,7 +374,7 @@ def _judge(comparison: Comparison, summaries):
             entry["usable"] = entry["log_evidence"] is not None and not broken
             num_runs, size = np.shape(result.log_weights)
             said = verdicts.agreement(rows, reference.label, num_runs * size, comparison.degrees(name))
-            start = f"{num_runs} independent runs" if entry["usable"] else "not usable"
+            start = f"{num_runs} independent runs" if entry["usable"] else f"not usable{_why_no_estimate(entry)}"
             known = (reference.log_evidence, reference.log_evidence_se)
             evidence = (entry["log_evidence"], entry["log_evidence_se"])
             of_evidence = verdicts.of_evidence(evidence, known, verdicts.LARGEST_SE["runs"])
@@ -393,6 +393,12 @@ def _judge(comparison: Comparison, summaries):
                 entry["verdict"] = f"{start}; {verdicts.agreement(rows, reference.label, shape[0] * shape[1])}"
                 if entry["kind"] == "approximate":
                     entry["verdict"] += verdicts.of_spreads(rows)
+
+
+def _why_no_estimate(entry) -> str:
+    """What runs say of themselves where they give no estimate, without the advice that follows."""
+    said = next((w for w in entry["warnings"] if w.startswith("no estimate: ")), "")
+    return said.removeprefix("no estimate").partition("; not usable")[0]
 
 
 def _is_reference(entry, reference, summary, rows) -> tuple[bool, str]:

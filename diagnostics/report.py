@@ -153,6 +153,10 @@ def standing(comparison, name) -> Standing:
         text = "No restart ended at an optimum that can be believed: its values are no estimate."
     elif word == "not usable" and "not finite" in verdict:
         text = NOT_FINITE
+    elif word == "not usable" and verdict.startswith("not usable: "):
+        text = (
+            "Its independent runs do not agree, or did not all arrive: neither their evidence nor their averages serve."
+        )
     elif word == "not usable":
         text = "Its weights are too uneven for its averages to be trusted."
         if "Pareto k above" in verdict:

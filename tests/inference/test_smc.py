@@ -11,7 +11,7 @@ from jax.experimental import disable_x64
 from scipy import stats
 from scipy.special import logsumexp
 
-from diagnostics import calibration, compare, verdicts
+from diagnostics import calibration, compare, report, verdicts
 from diagnostics.summaries import runs_mean
 from inference import Refused, fit, labels, loop, smc, tempering
 from inference.results import Cost
@@ -49,11 +49,19 @@ def test_without_a_second_look_there_is_no_estimate():
     assert result.log_evidence is None and "nothing to compare it with" in result.warnings[0]
 
 
-def test_runs_that_disagree_give_no_estimate(monkeypatch):
-    def far_apart(model, program, x, key, C, S, moves, progress):
-        stats = {"log_evidence": np.linspace(-75.0, -65.0, C), "acceptance_rate": np.full(C, 0.8)}
-        return (np.full((C, S, 2), 400.0), stats), Cost(), False
+def far_apart(model, program, x, key, C, S, moves, progress):
+    stats = {"log_evidence": np.linspace(-75.0, -65.0, C), "acceptance_rate": np.full(C, 0.8)}
+    return (np.full((C, S, 2), 400.0), stats), Cost(), False
 
+
+def test_a_comparison_and_its_report_say_why_runs_are_not_usable(monkeypatch):
+    monkeypatch.setattr(smc, "_runs", far_apart)
+    found = compare(MODELS["bento"], backends=["smc"], settings={"num_particles": 16})
+    assert found.backends["smc"]["verdict"].startswith("not usable: the runs disagree (standard error 0.75); ")
+    assert "Its independent runs do not agree" in report.standing(found, "smc").text
+
+
+def test_runs_that_disagree_give_no_estimate(monkeypatch):
     monkeypatch.setattr(smc, "_runs", far_apart)
     result = fit(MODELS["bento"], "smc", seed=1, num_particles=16)
     assert result.log_evidence is None and result.log_evidence_se is None
