@@ -46,6 +46,7 @@ def test_gibbs_serves_a_model_in_one_file_by_the_rule_that_it_meets(queues):
     assert result.passed, result
 
 
+@pytest.mark.slow
 def test_a_model_in_one_file_is_compared_from_the_command_line(tmp_path, queues):
     spec = f"{EXAMPLES / 'two_queues.py'}:two_queues"
     short = ["--chains", "2", "--warmup", "50", "--draws", "100", "--option", "importance.num_particles=2000"]

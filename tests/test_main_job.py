@@ -69,7 +69,10 @@ def test_importance_on_bento_is_not_usable_but_its_summed_out_evidence_is_right(
     assert abs(summed["log_evidence"] - -65.31374998981) < 4 * summed["log_evidence_se"] < 4 * 0.5
 
 
-@pytest.mark.parametrize("constants", [{"scale": 25.0}, {"scale": 40.0}, {"scale": 40.0, "weights": (0.7, 0.3)}])
+@pytest.mark.parametrize(
+    "constants",
+    [pytest.param({"scale": 25.0}, marks=pytest.mark.slow), {"scale": 40.0}, {"scale": 40.0, "weights": (0.7, 0.3)}],
+)
 def test_other_constants_work_the_same_way(constants):
     found = comparison(bento(**constants), ("enumeration", "quadrature", "gibbs"))
     entries = found.backends

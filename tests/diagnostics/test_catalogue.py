@@ -9,7 +9,9 @@ from diagnostics import catalogue
 FILE = pathlib.Path(zoo.__file__).with_name("catalogue.json")
 
 
-@pytest.mark.parametrize("name", ["bento", "candy", "faithful", "tone"])
+@pytest.mark.parametrize(
+    "name", ["bento", "tone", *(pytest.param(n, marks=pytest.mark.slow) for n in ("candy", "faithful"))]
+)
 def test_an_entry_of_the_committed_catalogue_is_what_the_model_and_the_back_ends_say(name):
     assert zoo.catalogue()[name] == catalogue.entry(name, zoo.MODELS.builder(name)), "run `make catalogue`"
 

@@ -20,7 +20,9 @@ def fit(line):
     return cli.main(f"fit coffee {line} --quiet".split())
 
 
-@pytest.mark.parametrize("backend", ["gibbs", "collapsed", "metropolis", "nuts"])
+@pytest.mark.parametrize(
+    "backend", ["gibbs", "metropolis", *(pytest.param(n, marks=pytest.mark.slow) for n in ("collapsed", "nuts"))]
+)
 def test_a_run_that_goes_on_from_its_file_has_the_draws_of_one_without_a_break(backend, tmp_path):
     how = f"--backend {backend} --seed 3 {COMMON}"
     assert fit(f"{how} --draws 15 --out {tmp_path}/short") == 0

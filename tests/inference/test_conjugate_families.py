@@ -445,7 +445,9 @@ def built(name):
     return model, np.zeros(len(x), int), x
 
 
-@pytest.mark.parametrize("name", CONJUGATE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("conj.niw_1", "conj.niw_2") else n for n in CONJUGATE]
+)
 def test_marginal_likelihoods_by_the_rules_are_the_stored_ones(name):
     model, z, x = built(name)
     value = float(marginal.log_marginal(model, z, jnp.asarray(x)))
