@@ -397,8 +397,9 @@ def _judge(comparison: Comparison, summaries):
 
 def _why_no_estimate(entry) -> str:
     """What runs say of themselves where they give no estimate, without the advice that follows."""
-    said = next((w for w in entry["warnings"] if w.startswith("no estimate: ")), "")
-    return said.removeprefix("no estimate").partition("; not usable")[0]
+    said = next((w for w in entry["warnings"] if w.startswith(("no estimate: ", "interrupted: "))), "")
+    why = said.partition(": ")[2].partition("; not usable")[0]
+    return why and f": {why}"
 
 
 def _is_reference(entry, reference, summary, rows) -> tuple[bool, str]:

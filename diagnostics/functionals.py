@@ -25,6 +25,7 @@ MAX_LABELLED = 5  # up to 5! = 120 labellings are enumerated
 CELLS = 2**21  # table cells in one block: 16 MiB in float64
 MAX_BLOCK = 4096  # draws in one block
 POSITIVE = (constraints.positive, constraints.nonnegative)
+CIRCULAR = ("VonMises",)  # families of angles
 
 
 def functionals(model, params, assignments, x) -> dict[str, np.ndarray]:
@@ -201,7 +202,7 @@ def _plan(model) -> Plan:
 
 def _circular(model) -> list[str]:
     """The sites that are angles."""
-    return [name for name, shape in model.observation_shapes.items() if shape.family == "VonMises"]
+    return [name for name, shape in model.observation_shapes.items() if shape.family in CIRCULAR]
 
 
 @functools.cache

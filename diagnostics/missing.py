@@ -11,10 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diagnostics.functionals import _moments_of, one_row
+from diagnostics.functionals import CIRCULAR, _moments_of, one_row
 from zoo.mixture import Mixture
-
-CIRCULAR = ("VonMises",)  # an entry of theirs that is missing has no mean
 
 
 def why_not(model: Mixture, seen: dict[str, np.ndarray]) -> str | None:

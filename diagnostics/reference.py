@@ -66,11 +66,9 @@ def choose(wanted, results, summaries, entries, model, x) -> Reference:
 
 def _with_evidence(given, evidence) -> Reference:
     """A stored or user's reference; where it has no log evidence, with that of this run's exact back ends."""
-    return (
-        given
-        if given.log_evidence is not None
-        else given._replace(log_evidence=evidence[0], log_evidence_se=evidence[1])
-    )
+    if given.log_evidence is not None:
+        return given
+    return given._replace(log_evidence=evidence[0], log_evidence_se=evidence[1])
 
 
 def _is_long_run(name, results, summaries) -> bool:

@@ -154,9 +154,7 @@ def standing(comparison, name) -> Standing:
     elif word == "not usable" and "not finite" in verdict:
         text = NOT_FINITE
     elif word == "not usable" and verdict.startswith("not usable: "):
-        text = (
-            "Its independent runs do not agree, or did not all arrive: neither their evidence nor their averages serve."
-        )
+        text = "Its independent runs do not agree, or did not all end: do not use their evidence or averages."
     elif word == "not usable":
         text = "Its weights are too uneven for its averages to be trusted."
         if "Pareto k above" in verdict:

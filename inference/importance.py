@@ -52,11 +52,11 @@ def importance(
     with exact assignments. After each block `progress(done, total)`; the total may grow once.
     """
     size = sum(int(np.prod(leaf.shape)) for leaf in model.param_shapes.values())
-    fit = max(2, MAX_NUMBERS // max(size, 1))
-    asked = used = min(PARTICLES, fit) if num_particles is None else num_particles
+    held = max(2, MAX_NUMBERS // max(size, 1))
+    asked = used = min(PARTICLES, held) if num_particles is None else num_particles
     if not model.param_shapes:
         used = min(asked, max(2, min(MAX_KNOWN, int(MAX_ENTRIES // num_observations(x)))))
-    most = min(MOST_TIMES * used, fit) if num_particles is None else used
+    most = min(MOST_TIMES * used, held) if num_particles is None else used
     draws = weighted_draws(model, _summed_out(model), x, key, used, num_resampled, block, progress, most)
     if used < asked:
         said = f"no unknown parameter: {used} particles of equal weight serve for {asked}"

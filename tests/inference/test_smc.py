@@ -59,6 +59,12 @@ def test_a_comparison_and_its_report_say_why_runs_are_not_usable(monkeypatch):
     found = compare(MODELS["bento"], backends=["smc"], settings={"num_particles": 16})
     assert found.backends["smc"]["verdict"].startswith("not usable: the runs disagree (standard error 0.75); ")
     assert "Its independent runs do not agree" in report.standing(found, "smc").sentence
+    monkeypatch.setattr(smc, "_runs", lambda *args: (*far_apart(*args)[:2], True))
+    found = compare(MODELS["bento"], backends=["smc"], settings={"num_particles": 16})
+    assert found.backends["smc"]["verdict"].startswith(
+        "not usable: 8 of 8 runs had ended, and no estimate was compared"
+    )
+    assert "Its independent runs do not agree" in report.standing(found, "smc").sentence
 
 
 def test_runs_that_disagree_give_no_estimate(monkeypatch):
