@@ -109,8 +109,11 @@ def build(model, permute: bool = True, thin: int = 1) -> loop.Sampler:
                 without = others[rule.site]
                 joined = rule.collapsed.posterior(params, jax.tree.map(jnp.add, without, own[rule.site]))
                 params = {**params, rule.site: marginal.centre(joined)}
-                before = rule.collapsed.posterior(params, without)
-                change = before.log_prob(params[rule.site]) - joined.log_prob(params[rule.site])
+                before, value = rule.collapsed.posterior(params, without), params[rule.site]
+                if rule.collapsed.change is None:
+                    change = before.log_prob(value) - joined.log_prob(value)
+                else:
+                    change = rule.collapsed.change(before, own[rule.site], value)
                 log_ratio += change.reshape(K, -1).sum(axis=1)
         return model.log_components(params, row)[0] + log_ratio
 

@@ -25,6 +25,7 @@ class Collapsed(NamedTuple):
     statistics: Callable  # (params, x) -> tuple of arrays (N, 1 or K, ...), which add up over a component
     posterior: Callable  # (params, totals) -> NumPyro distribution of the site
     integrates: str | None = None
+    change: Callable | None = None  # (posterior, own, value) -> its log density less that with `own` added; or derived
 
 
 class Rule(NamedTuple):
@@ -323,7 +324,12 @@ def beta_probability(model, site, of, likelihood):
         a, b = (q.concentration1 - 1, q.concentration0 - 1) if prior else totals
         return jnp.where((a > 0) & (b > 0), a / jnp.where(a + b > 0, a + b, 1.0), params[site])
 
-    return _rule(site, f"Beta probability, {likelihood}", statistics, posterior, mode, of)
+    def change(q, own, value):
+        pairs = (q.concentration1, q.concentration0), own, (value, 1 - value)
+        return _one_more(*(jnp.stack(pair, axis=-1) for pair in pairs))
+
+    collapsed = Collapsed(statistics, posterior, change=change if likelihood == "Bernoulli" else None)
+    return _rule(site, f"Beta probability, {likelihood}", statistics, posterior, mode, of, collapsed)
 
 
 def dirichlet_items(model, site, of):
@@ -341,7 +347,14 @@ def dirichlet_items(model, site, of):
     def mode(params, totals, prior):
         return _simplex(posterior(params, totals).concentration - 1 if prior else totals[0], params[site])
 
-    return _rule(site, "Dirichlet items", statistics, posterior, mode, of)
+    collapsed = Collapsed(statistics, posterior, change=lambda q, own, value: _one_more(q.concentration, *own, value))
+    return _rule(site, "Dirichlet items", statistics, posterior, mode, of, collapsed)
+
+
+def _one_more(concentration, own, probs):
+    """log Dirichlet(probs; concentration) - log Dirichlet(probs; concentration + own), where `own` (..., C) is one-hot
+    or zero: Gamma(a + 1) = a Gamma(a) takes the place of the log-gammas."""
+    return (own * jnp.log(concentration / probs)).sum(-1) - own.sum(-1) * jnp.log(concentration.sum(-1))
 
 
 # -- whole numbers ------------------------------------------------------------------------------------------------

@@ -329,6 +329,19 @@ def test_collapsed_gibbs_leaves_the_joint_law_invariant(name):
     assert result.passed, result
 
 
+@pytest.mark.parametrize("name", ["Bernoulli items", "categorical items"])
+def test_the_change_of_a_posterior_by_one_observation_is_that_of_its_densities(name):
+    model = FAMILIES[name][0]
+    params, x = conjugacy.somewhere(model), conjugacy.few_drawn(model)[1]
+    (collapsed,) = (rule.collapsed for rule in conjugacy.rules(model) if rule.collapsed.change is not None)
+    (value,) = (params[rule.site] for rule in conjugacy.rules(model) if rule.collapsed is collapsed)
+    each = collapsed.statistics(params, x)
+    first, rest = [leaf[0] for leaf in each], [leaf[1:].sum(axis=0) for leaf in each]
+    before, after = (collapsed.posterior(params, sums) for sums in (rest, jax.tree.map(jnp.add, rest, first)))
+    derived = before.log_prob(value) - after.log_prob(value)
+    np.testing.assert_allclose(collapsed.change(before, first, value), derived, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_all_parameters_are_integrated_out_only_where_that_is_one_law(name):
     model, _, whole = FAMILIES[name]
