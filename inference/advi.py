@@ -228,7 +228,9 @@ class _Fitting:
             def energy(u):
                 return -(log_density(model.numpyro_model, (x,), {}, of.constrain(u))[0] + of.log_det(u))
 
-            curvature = jax.hessian(energy)(centre) * spread[:, None] * spread  # 1: as wide as the prior
+            row = lambda e: jax.jvp(jax.grad(energy), (centre,), (e,))[1]
+            hessian = jax.lax.map(row, jnp.eye(of.size))  # one row at a time: as much memory as one gradient takes
+            curvature = (hessian + hessian.T) / 2 * spread[:, None] * spread  # 1: as wide as the prior
             curvature = jnp.where(jnp.isfinite(curvature).all(), curvature, jnp.eye(of.size))
             if guide == "mean_field":
                 curvature = jnp.diag(jnp.diagonal(curvature))

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -11,7 +12,7 @@ from genjax import categorical, exponential, gamma, gen, normal
 from scipy.special import gammaln
 
 from diagnostics.truth import stored
-from inference import Refused, advi, fit
+from inference import Refused, advi, fit, loop
 from zoo import MODELS, Mixture
 
 X = np.array([1.3, 2.2, 0.4, 1.9, 1.1, 2.7])
@@ -182,3 +183,13 @@ def test_ctrl_c_keeps_the_steps_that_were_taken():
     assert part.params["a"].shape == (4, 1000)
     once = fit(NORMAL, "advi", X, seed=1, progress=stop_at(1))
     assert once.warnings[0].startswith("interrupted: only 1 of 10")
+
+
+def test_the_curvature_where_a_restart_begins_takes_no_more_memory_than_a_few_gradients():
+    model = MODELS["digits"]
+    fitting, x = advi._fitting(model, "full_rank", 16, 0.05, 200), jnp.asarray(model.data.x)
+    params = jax.tree.map(lambda leaf: leaf[:1], model.prior_draws(jax.random.key(0), 2))
+    program = fitting.standardise.lower(params, fitting.prior_spread, x).compile()
+    rows, columns = x.shape
+    gradient = 8 * rows * columns * model.num_components  # bytes of the twin's table by item
+    assert loop.program_bytes(program) < 10 * gradient  # 649 rows of the Hessian at once would take hundreds
