@@ -33,7 +33,7 @@ MAX_TEMPERATURES = 300
 MOST = 256  # unknown numbers D: near t the log likelihood has variance D / (2 t^2), so temperatures grow as sqrt(D)
 BISECTIONS = 40
 TARGET_ACCEPT = 0.8
-CELLS = 2**13  # table cells that are worked on at once: what stays in the cache is faster
+LANES, CELLS = 16, 2**18  # particles that are worked on at once, and table cells: more is no faster
 CONJUGATE = 0.99  # share of conjugate draws accepted below which a rule does not fit
 
 
@@ -78,11 +78,12 @@ def smc(
     x, spreads = jax.tree.map(jnp.asarray, x), []
     began = time.perf_counter()
     untempered = tempering.untempered(model, x) if move == "gibbs" else ()
+    rows = x if move == "gibbs" else tempering.distinct(x)  # equal observations are evaluated once
     program = _run(model, num_particles, move, untempered, permute)
     previous, moves, cost, interrupted = None, num_moves, Cost(time.perf_counter() - began), False
     while True:
         key_moves = jax.random.fold_in(key, moves)
-        done, spent, interrupted = _runs(model, program, x, key_moves, num_runs, num_particles, moves, progress)
+        done, spent, interrupted = _runs(model, program, rows, key_moves, num_runs, num_particles, moves, progress)
         cost += spent
         if interrupted and previous is not None:
             break  # with the runs of half the moves, which have all ended
@@ -271,7 +272,7 @@ def _run(model, S, move, untempered, permute):
 def _lanes(n, model, x):
     """How many of n particles are worked on at once: a divisor of n."""
     rows = max(len(leaf) for leaf in jax.tree.leaves(x))
-    most = max(1, CELLS // (rows * model.num_components))
+    most = min(max(1, CELLS // (rows * model.num_components)), LANES)
     return max(d for d in range(1, n + 1) if n % d == 0 and d <= most)
 
 

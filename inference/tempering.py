@@ -17,6 +17,7 @@ assignments, up to N log K, weighs against t times the likelihood, so the compon
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +30,31 @@ from zoo.probe import NUM_DRAWS
 NUM_LEAPS = 8
 
 
+class Distinct(NamedTuple):
+    """Data as the hmc path takes them where observations are equal: each once, and how often it is there."""
+
+    x: Any  # (M, ...)
+    counts: Any  # (M,)
+
+
+def distinct(x) -> Distinct:
+    """The distinct observations of x, in the order of their first rows. Host side."""
+    leaves = [np.ascontiguousarray(leaf).reshape(len(leaf), -1) for leaf in jax.tree.leaves(x)]
+    rows = np.concatenate([leaf.view(np.uint8) for leaf in leaves], axis=1)
+    _, first, counts = np.unique(rows, axis=0, return_index=True, return_counts=True)
+    order = np.argsort(first)
+    return Distinct(jax.tree.map(lambda leaf: leaf[first[order]], x), jnp.asarray(counts[order], float))
+
+
 def path_of(model, move):
-    """log l_t (params, t, x), a scalar."""
+    """log l_t (params, t, x), a scalar; for "hmc", x may be `Distinct`."""
+
+    def likelihood(params, x):
+        rows, counts = x if isinstance(x, Distinct) else (x, 1.0)
+        return (counts * model.pointwise_log_likelihood(params, rows)).sum()
+
     if move == "hmc":
-        return lambda params, t, x: jnp.where(t > 0, t * model.log_likelihood(params, x), 0.0)
+        return lambda params, t, x: jnp.where(t > 0, t * likelihood(params, x), 0.0)
     return lambda params, t, x: jax.nn.logsumexp(tempered_table(model, params, t, x), axis=1).sum()
 
 

@@ -114,6 +114,21 @@ def kernel_of(model, move):
     return tempering.gibbs_kernel(model, tempering.untempered(model, jnp.asarray(model.data.x)), True)
 
 
+def test_equal_observations_are_evaluated_once_and_counted_as_often_as_they_are_there():
+    model = MODELS["penguin_classes"]
+    x = jax.tree.map(jnp.asarray, model.data.x)
+    rows, params = tempering.distinct(x), jax.tree.map(lambda leaf: leaf[0], model.prior_draws(jax.random.key(0), 2))
+    assert len(rows.counts) == len(set(zip(*(leaf.tolist() for leaf in x.values()), strict=True))) < len(x["sex"]) / 10
+    assert jax.tree.map(lambda leaf: leaf[0], rows.x) == jax.tree.map(lambda leaf: leaf[0], x)
+    path = tempering.path_of(model, "hmc")
+    expected = 0.3 * float(model.log_likelihood(params, x))
+    np.testing.assert_allclose([path(params, 0.3, rows), path(params, 0.3, x)], expected, rtol=1e-12)
+    continuous = jnp.asarray([[2.0, 1.0], [jnp.nan, 0.0], [2.0, 1.0], [jnp.nan, 0.0], [1.0, 2.0]])
+    found = tempering.distinct(continuous)
+    np.testing.assert_array_equal(found.x, continuous[jnp.array([0, 1, 4])])
+    np.testing.assert_array_equal(found.counts, [2, 2, 1])
+
+
 @pytest.mark.parametrize("t", [0.3, 1.0])
 def test_hmc_leaves_the_tempered_law_alone(t):
     """From draws of p(params) p(x | params)^t on a lattice, 50 moves later: means against sums over the lattice."""
