@@ -354,7 +354,8 @@ def dirichlet_items(model, site, of):
 def _one_more(concentration, own, probs):
     """log Dirichlet(probs; concentration) - log Dirichlet(probs; concentration + own), where `own` (..., C) is one-hot
     or zero: Gamma(a + 1) = a Gamma(a) takes the place of the log-gammas."""
-    return (own * jnp.log(concentration / probs)).sum(-1) - own.sum(-1) * jnp.log(concentration.sum(-1))
+    gained = jnp.where(own > 0, jnp.log(concentration / probs), 0.0)  # a share may round to 0 where nothing is added
+    return gained.sum(-1) - own.sum(-1) * jnp.log(concentration.sum(-1))
 
 
 # -- whole numbers ------------------------------------------------------------------------------------------------

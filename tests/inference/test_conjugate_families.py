@@ -340,6 +340,8 @@ def test_the_change_of_a_posterior_by_one_observation_is_that_of_its_densities(n
     before, after = (collapsed.posterior(params, sums) for sums in (rest, jax.tree.map(jnp.add, rest, first)))
     derived = before.log_prob(value) - after.log_prob(value)
     np.testing.assert_allclose(collapsed.change(before, first, value), derived, rtol=1e-10, atol=1e-10)
+    none = jax.tree.map(jnp.zeros_like, first)
+    np.testing.assert_array_equal(collapsed.change(before, none, jnp.round(value)), 0.0)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
