@@ -10,8 +10,8 @@ import math
 import pathlib
 
 from diagnostics import tables
+from diagnostics.arguments import check_folder, checked, constants_of, hush, loaded
 from diagnostics.cli import prepare
-from diagnostics.commands import _assignment, checked, hush, loaded
 
 NUM_SHOWN = 20  # rows of the printed table
 NUM_JUDGED = 100  # rows whose log densities must have an R-hat below that of mixed chains
@@ -25,7 +25,7 @@ def predict(args) -> int:
         raise ValueError("--draws leaves draws.csv in a folder: give --out FOLDER, or --json")
     if args.column == "":
         raise ValueError("--column is empty; give a value or leave it out")
-    constants = dict(_assignment(text, "--set") for text in args.set)
+    constants = constants_of(args)
     out = None if args.out is None else _writable(args.out)
     for given in (args.result, args.data):
         if not pathlib.Path(given).is_file():
@@ -358,8 +358,6 @@ def _short(value) -> str:
 
 def _writable(text) -> pathlib.Path:
     """The path of --out, tried before anything runs."""
-    from diagnostics.commands import _check_folder
-
     path = pathlib.Path(text)
     if not text:
         raise ValueError("--out is empty; give a folder or NAME.csv, or leave it out")
@@ -368,9 +366,9 @@ def _writable(text) -> pathlib.Path:
     if path.suffix.lower() == ".csv":
         if path.is_dir():
             raise ValueError(f"--out {path} cannot be written: it is a folder")
-        _check_folder(path.parent, ())
+        check_folder(path.parent, ())
     else:
-        _check_folder(path, ("predictions.csv", "density.csv", "draws.csv"))
+        check_folder(path, ("predictions.csv", "density.csv", "draws.csv"))
     return path
 
 

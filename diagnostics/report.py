@@ -382,7 +382,7 @@ def _cost_picture(comparison) -> Picture | None:
 def _maths(model) -> list[str]:
     """The declaration with its constants as built, where it can be read off."""
     try:
-        from diagnostics.commands import maths
+        from diagnostics.describe import maths
 
         prior, observation = maths(model)
     except Exception:  # reading a stranger's declaration is a courtesy

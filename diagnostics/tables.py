@@ -49,7 +49,7 @@ def progress_bars(wanted: bool):
 
 
 def print_model(out, found):
-    """What `commands.describe` found."""
+    """What `describe.describe` found."""
     from diagnostics.graph import Node, lines
 
     out.print(found["name"] + (f": {found['title']}" if found["title"] else ""), style="bold")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import zoo
-from diagnostics import cli, commands, tables
+from diagnostics import arguments, cli, tables
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODEL_FILE = """
@@ -312,11 +312,11 @@ def test_show_as_json_names_every_back_end_and_the_data(capsys):
 
 def test_options_reach_their_back_end_in_toml_syntax():
     args = cli.parse("compare bento --option nuts.permute=false --option num_draws=7 --set weights=[.5,.5]".split())
-    assert commands._settings(args) == {"nuts": {"permute": False}, "num_draws": 7}
+    assert arguments.settings_of(args) == {"nuts": {"permute": False}, "num_draws": 7}
     with pytest.raises(ValueError, match="not a TOML value"):
-        commands._constants(args)  # .5 is no TOML number
+        arguments.constants_of(args)  # .5 is no TOML number
     args = cli.parse(["compare", "bento", "--set", "weights=[0.3, 0.7]"])
-    assert commands._constants(args) == {"weights": [0.3, 0.7]}
+    assert arguments.constants_of(args) == {"weights": [0.3, 0.7]}
 
 
 def test_the_older_runtime_is_never_switched_on_and_warned_about(monkeypatch, capsys):

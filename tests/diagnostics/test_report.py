@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import inference
-from diagnostics import cli, commands, pictures, plots, report, report_tables
+from diagnostics import arguments, cli, pictures, plots, report, report_tables
 from diagnostics.compare import Reference, compare
 from inference.results import Cost, Draws, Exact, PointMass
 from zoo import dataset
@@ -424,9 +424,9 @@ def test_the_command_names_the_very_model_and_settings(comparison, constants):
     entries = {name: comparison.backends["good"] for name in settings}
     changed = dataclasses.replace(comparison, model=bento(**constants), settings=settings, backends=entries, seed=7)
     args = cli.parse(shlex.split(report.command(changed))[1:])
-    assert bento(**commands._constants(args)).name == bento(**constants).name
+    assert bento(**arguments.constants_of(args)).name == bento(**constants).name
     assert (args.seed, args.draws, args.backends) == (7, 200, "gibbs,nuts")
-    assert commands._settings(args) == {"gibbs": {"permute": False}}
+    assert arguments.settings_of(args) == {"gibbs": {"permute": False}}
 
 
 # -- pictures -----------------------------------------------------------------------------------------------------
