@@ -86,7 +86,7 @@ def own_data(model):
     return model.data
 
 
-def check_needs_no_data(args):
+def check_no_data_options(args):
     """ValueError for an option that says how to read --data, which is not given."""
     says = {
         "column": "chooses columns",
@@ -162,12 +162,3 @@ def check_file(path: pathlib.Path):
     if path.is_dir():
         raise ValueError(f"--out {path} cannot be written: it is a folder")
     check_folder(path.parent, ())
-
-
-def hush():
-    """Libraries' notices that no user of this program can act on: of their own future, of float32 as asked for."""
-    import warnings
-
-    warnings.simplefilter("ignore", FutureWarning)
-    warnings.simplefilter("ignore", DeprecationWarning)
-    warnings.filterwarnings("ignore", message="Explicitly requested dtype .*float64", category=UserWarning)

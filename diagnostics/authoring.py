@@ -7,8 +7,8 @@ import pathlib
 from importlib import resources
 
 from diagnostics import tables
-from diagnostics.arguments import chosen_model, hush
-from diagnostics.cli import prepare
+from diagnostics.arguments import chosen_model
+from diagnostics.cli import hush, prepare
 
 SENTENCES = {
     "assignment_has_k_values": "z is a choice among num_components, by probabilities",

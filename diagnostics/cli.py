@@ -75,6 +75,15 @@ def prepare(precision: str):
         sys.modules["jax"].config.update("jax_enable_x64", precision == "float64")
 
 
+def hush():
+    """Libraries' notices that no user of this program can act on: of their own future, of float32 as asked for."""
+    import warnings
+
+    warnings.simplefilter("ignore", FutureWarning)
+    warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.filterwarnings("ignore", message="Explicitly requested dtype .*float64", category=UserWarning)
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one sentence."""
 

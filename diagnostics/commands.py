@@ -14,18 +14,17 @@ from diagnostics.arguments import (
     check_distinct,
     check_file,
     check_folder,
-    check_needs_no_data,
+    check_no_data_options,
     checked,
     chosen_model,
     constants_of,
     entry_of,
-    hush,
     own_data,
     read_data,
     read_data_for,
     settings_of,
 )
-from diagnostics.cli import prepare
+from diagnostics.cli import hush, prepare
 from diagnostics.describe import describe
 
 VIEWS = {"prior.png": "prior_predictive", "graph.png": "graph"}  # file -> function of `views`
@@ -187,7 +186,7 @@ def _run(args, backends, resume=None):
         files = ("comparison.json", "comparison.csv", "report.html", *(f"{name}.nc" for name in inference.TABLE))
         check_folder(pathlib.Path(args.out), files)
     if args.data is None:
-        check_needs_no_data(args)
+        check_no_data_options(args)
     early = args.data is not None and entry and entry["data"]["array"]
     data = None
     if early:

@@ -10,8 +10,8 @@ import math
 import pathlib
 
 from diagnostics import tables
-from diagnostics.arguments import check_folder, checked, constants_of, hush, loaded
-from diagnostics.cli import prepare
+from diagnostics.arguments import check_folder, checked, constants_of, loaded
+from diagnostics.cli import hush, prepare
 
 NUM_SHOWN = 20  # rows of the printed table
 NUM_JUDGED = 100  # rows whose log densities must have an R-hat below that of mixed chains

@@ -229,7 +229,8 @@ class _Fitting:
                 return -(log_density(model.numpyro_model, (x,), {}, of.constrain(u))[0] + of.log_det(u))
 
             row = lambda e: jax.jvp(jax.grad(energy), (centre,), (e,))[1]
-            hessian = jax.lax.map(row, jnp.eye(of.size))  # one row at a time: as much memory as one gradient takes
+            each = jnp.eye(of.size, dtype=centre.dtype)
+            hessian = jax.lax.map(row, each)  # one row at a time: as much memory as one gradient takes
             curvature = (hessian + hessian.T) / 2 * spread[:, None] * spread  # 1: as wide as the prior
             curvature = jnp.where(jnp.isfinite(curvature).all(), curvature, jnp.eye(of.size))
             if guide == "mean_field":

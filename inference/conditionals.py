@@ -25,7 +25,7 @@ class Collapsed(NamedTuple):
     statistics: Callable  # (params, x) -> tuple of arrays (N, 1 or K, ...), which add up over a component
     posterior: Callable  # (params, totals) -> NumPyro distribution of the site
     integrates: str | None = None
-    change: Callable | None = None  # (posterior, own, value) -> its log density less that with `own` added; or derived
+    change: Callable | None = None  # (posterior, own: one-hot or 0, value) -> log density less that with own added
 
 
 class Rule(NamedTuple):

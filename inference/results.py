@@ -7,7 +7,9 @@ Params = dict[str, Any]
 
 
 class Cost(NamedTuple):
-    """What a run took. A pass over all N observations counts one evaluation, whether K columns or one are needed."""
+    """What a run took. A pass over all N observations counts one evaluation, whether K columns or one are needed, and
+    whether equal observations are looked at once (`smc`) or each.
+    """
 
     compile_seconds: float = 0.0  # tracing, lowering and compiling
     run_seconds: float = 0.0  # running, warmup included

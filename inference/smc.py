@@ -78,7 +78,7 @@ def smc(
     x, spreads = jax.tree.map(jnp.asarray, x), []
     began = time.perf_counter()
     untempered = tempering.untempered(model, x) if move == "gibbs" else ()
-    rows = x if move == "gibbs" else tempering.distinct(x)  # equal observations are evaluated once
+    rows = x if move == "gibbs" else tempering.distinct(x)
     program = _run(model, num_particles, move, untempered, permute)
     previous, moves, cost, interrupted = None, num_moves, Cost(time.perf_counter() - began), False
     while True:
@@ -270,10 +270,11 @@ def _run(model, S, move, untempered, permute):
 
 
 def _lanes(n, model, x):
-    """How many of n particles are worked on at once: a divisor of n."""
+    """How many of n particles are worked on at once: a divisor of n where one is large enough, else with a rest."""
     rows = max(len(leaf) for leaf in jax.tree.leaves(x))
     most = min(max(1, CELLS // (rows * model.num_components)), LANES)
-    return max(d for d in range(1, n + 1) if n % d == 0 and d <= most)
+    divisor = max(d for d in range(1, n + 1) if n % d == 0 and d <= most)
+    return divisor if 2 * divisor > most else min(n, most)
 
 
 def _spread(model):

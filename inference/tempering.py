@@ -31,17 +31,21 @@ NUM_LEAPS = 8
 
 
 class Distinct(NamedTuple):
-    """Data as the hmc path takes them where observations are equal: each once, and how often it is there."""
+    """Data as the hmc path takes them where most observations are equal to others: each once, and how often it is
+    there."""
 
     x: Any  # (M, ...)
     counts: Any  # (M,)
 
 
-def distinct(x) -> Distinct:
-    """The distinct observations of x, in the order of their first rows. Host side."""
+def distinct(x):
+    """`Distinct` in the order of the first rows, where that halves them; else x as it is, which keeps its shape and
+    with it the compiled program. Host side."""
     leaves = [np.ascontiguousarray(leaf).reshape(len(leaf), -1) for leaf in jax.tree.leaves(x)]
     rows = np.concatenate([leaf.view(np.uint8) for leaf in leaves], axis=1)
-    _, first, counts = np.unique(rows, axis=0, return_index=True, return_counts=True)
+    _, first, counts = np.unique(rows.view(f"V{rows.shape[1]}").ravel(), return_index=True, return_counts=True)
+    if 2 * len(first) > len(rows):
+        return x
     order = np.argsort(first)
     return Distinct(jax.tree.map(lambda leaf: leaf[first[order]], x), jnp.asarray(counts[order], float))
 

@@ -192,4 +192,12 @@ def test_the_curvature_where_a_restart_begins_takes_no_more_memory_than_a_few_gr
     program = fitting.standardise.lower(params, fitting.prior_spread, x).compile()
     rows, columns = x.shape
     gradient = 8 * rows * columns * model.num_components  # bytes of the twin's table by item
-    assert loop.program_bytes(program) < 10 * gradient  # 649 rows of the Hessian at once would take hundreds
+    assert 0 < loop.program_bytes(program) < 10 * gradient  # 649 rows of the Hessian at once would take hundreds
+
+
+def test_a_restart_begins_in_the_coordinates_that_whiten_a_normal_posterior():
+    fitting = advi._fitting(NORMAL, "full_rank", 16, 0.05, 200)
+    params = {name: jnp.array([value]) for name, value in zip("ab", MEAN, strict=True)}
+    centre, root = fitting.standardise(params, jnp.full(2, 50.0), jnp.asarray(X))
+    np.testing.assert_allclose(centre[0], MEAN, rtol=1e-12)
+    np.testing.assert_allclose(root[0] @ root[0].T, np.linalg.inv(PRECISION), rtol=1e-10)

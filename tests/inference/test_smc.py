@@ -123,10 +123,17 @@ def test_equal_observations_are_evaluated_once_and_counted_as_often_as_they_are_
     path = tempering.path_of(model, "hmc")
     expected = 0.3 * float(model.log_likelihood(params, x))
     np.testing.assert_allclose([path(params, 0.3, rows), path(params, 0.3, x)], expected, rtol=1e-12)
-    continuous = jnp.asarray([[2.0, 1.0], [jnp.nan, 0.0], [2.0, 1.0], [jnp.nan, 0.0], [1.0, 2.0]])
-    found = tempering.distinct(continuous)
-    np.testing.assert_array_equal(found.x, continuous[jnp.array([0, 1, 4])])
-    np.testing.assert_array_equal(found.counts, [2, 2, 1])
+    numbers = jnp.asarray([[2.0, 1.0], [jnp.nan, 0.0], [2.0, 1.0], [jnp.nan, 0.0], [1.0, 2.0], [2.0, 1.0]])
+    found = tempering.distinct(numbers)
+    np.testing.assert_array_equal(found.x, numbers[jnp.array([0, 1, 4])])
+    np.testing.assert_array_equal(found.counts, [3, 2, 1])
+    assert tempering.distinct(numbers[:5]) is not found.x and tempering.distinct(numbers[:5]).shape == (5, 2)
+
+
+def test_particles_are_worked_on_together_however_many_they_are():
+    model, x = MODELS["bento"], jnp.asarray(MODELS["bento"].data.x)
+    assert [smc._lanes(n, model, x) for n in (64, 19, 38, 3)] == [16, 16, 16, 3]
+    assert smc._lanes(64, model, jnp.zeros(2**17)) == 1
 
 
 @pytest.mark.parametrize("t", [0.3, 1.0])
