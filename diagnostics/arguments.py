@@ -47,6 +47,7 @@ def loaded(path, constants):
 
 
 def constants_of(args) -> dict:
+    """`--set scale=25.0` -> {"scale": 25.0}."""
     return dict(assignment(text, "--set") for text in args.set)
 
 
@@ -81,6 +82,7 @@ def assignment(text, flag):
 
 
 def own_data(model):
+    """The model's own data set; ValueError where it has none."""
     if model.data is None:
         raise ValueError(f"{model.name} has no data of its own; give --data FILE")
     return model.data
@@ -100,6 +102,7 @@ def check_no_data_options(args):
 
 
 def read_data(args, num_features, **options):
+    """The data set of --data, read as --column, --frequency, --units and --standardize say."""
     from zoo import dataset
 
     columns = tuple(name.strip() for name in args.column.split(",")) if args.column else ()
@@ -143,6 +146,7 @@ def check_distinct(model, x, plans):
 
 
 def check_folder(folder: pathlib.Path, files):
+    """ValueError where `files` cannot be written in the folder, which is made."""
     import tempfile
 
     try:
@@ -157,6 +161,7 @@ def check_folder(folder: pathlib.Path, files):
 
 
 def check_file(path: pathlib.Path):
+    """ValueError where the path is no Markdown file that can be written."""
     if path.suffix != ".md":
         raise ValueError(f"--out {path} should be a Markdown file, NAME.md")
     if path.is_dir():

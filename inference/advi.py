@@ -27,7 +27,7 @@ from numpyro.infer import SVI, Trace_ELBO, init_to_value
 from numpyro.infer.autoguide import AutoDiagonalNormal, AutoMultivariateNormal
 from numpyro.infer.util import log_density
 
-from inference import em, labels, loop, space
+from inference import em, labels, loop, optimum, space
 from inference.cavi import CELLS, approximation
 from inference.importance import pareto_k
 from inference.results import Cost, Draws
@@ -228,10 +228,7 @@ class _Fitting:
             def energy(u):
                 return -(log_density(model.numpyro_model, (x,), {}, of.constrain(u))[0] + of.log_det(u))
 
-            row = lambda e: jax.jvp(jax.grad(energy), (centre,), (e,))[1]
-            each = jnp.eye(of.size, dtype=centre.dtype)
-            hessian = jax.lax.map(row, each)  # one row at a time: as much memory as one gradient takes
-            curvature = (hessian + hessian.T) / 2 * spread[:, None] * spread  # 1: as wide as the prior
+            curvature = optimum.hessian_of(energy, centre) * spread[:, None] * spread  # 1: as wide as the prior
             curvature = jnp.where(jnp.isfinite(curvature).all(), curvature, jnp.eye(of.size))
             if guide == "mean_field":
                 curvature = jnp.diag(jnp.diagonal(curvature))

@@ -65,12 +65,16 @@ def _hessian(model, prior):
             return model.log_likelihood(declared, x) + (model.log_prior(declared) if prior else 0.0)
 
         u = of.inside(params)
-        row = lambda e: jax.jvp(jax.grad(log_density), (u,), (e,))[1]
-        # one row at a time: as much memory as one gradient takes
-        H = jax.lax.map(row, jnp.eye(of.size, dtype=u.dtype))
-        return (H + H.T) / 2, jax.jacfwd(of.constrain)(u)
+        return hessian_of(log_density, u), jax.jacfwd(of.constrain)(u)
 
     return jax.jit(program)
+
+
+def hessian_of(function, u):
+    """The Hessian (D, D) of `function` at u (D,), one row at a time: it takes as much memory as one gradient."""
+    row = lambda e: jax.jvp(jax.grad(function), (u,), (e,))[1]
+    H = jax.lax.map(row, jnp.eye(len(u), dtype=u.dtype))
+    return (H + H.T) / 2
 
 
 # -- no finite maximum -------------------------------------------------------------------------------------------

@@ -47,14 +47,14 @@ def distinct(x):
     if 2 * len(first) > len(rows):
         return x
     order = np.argsort(first)
-    return Distinct(jax.tree.map(lambda leaf: leaf[first[order]], x), jnp.asarray(counts[order], float))
+    return Distinct(jax.tree.map(lambda leaf: leaf[first[order]], x), jnp.asarray(counts[order]))
 
 
 def path_of(model, move):
     """log l_t (params, t, x), a scalar; for "hmc", x may be `Distinct`."""
 
     def likelihood(params, x):
-        rows, counts = x if isinstance(x, Distinct) else (x, 1.0)
+        rows, counts = x if isinstance(x, Distinct) else (x, 1)
         return (counts * model.pointwise_log_likelihood(params, rows)).sum()
 
     if move == "hmc":
