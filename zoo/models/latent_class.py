@@ -107,9 +107,9 @@ def _items(name, data, K, concentration, prior_one, prior_zero, title, descripti
     def twin(x):
         weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, concentration)))
         probs = numpyro.sample("probs", dist.Beta(np.full((K, J), prior_one), prior_zero).to_event(2))
-        with numpyro.plate("rows", len(x)):
-            parts = dist.Categorical(probs=weights)
-            numpyro.sample("x", dist.MixtureSameFamily(parts, dist.Bernoulli(probs=probs).to_event(1)), obs=x)
+        logits = dist.Bernoulli(probs=probs).logits
+        table = jnp.log(weights) + x @ logits.T - jax.nn.softplus(logits).sum(1)
+        numpyro.factor("x", jax.nn.logsumexp(table, axis=1).sum())
 
     return Mixture(
         name=name,
