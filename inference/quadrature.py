@@ -52,9 +52,11 @@ class Grid(NamedTuple):
 
 def refuses(model, x) -> str | None:
     """The sentence why quadrature cannot serve `model`, or None."""
-    size = sum(int(np.prod(leaf.shape)) for leaf in model.param_shapes.values())
-    if size == 0:
+    if not model.param_shapes:
         return "no unknown parameter"
+    size = sum(int(np.prod(leaf.shape)) for leaf in model.param_shapes.values())
+    if size > MAX_DIMENSION and model.lacks_twin is None:
+        size = model.num_free_parameters
     if size > MAX_DIMENSION:
         return f"{size} unknown numbers; quadrature goes up to {MAX_DIMENSION}"
     if isinstance(x, dict):
