@@ -286,7 +286,7 @@ def smc_move(model, move="hmc") -> loop.Sampler:
     """A move of `inference.smc` at temperature 1 as a chain, with assignments drawn from the table."""
     of = space.space_of(model)
     if move == "gibbs":
-        advance = tempering.gibbs_kernel(model, tempering.untempered(model, example(model, 8)), True)
+        advance = tempering.gibbs_kernel(model, True)
     else:
         advance = tempering.hmc_kernel(model, True)
     sd = _moments(model)[1]

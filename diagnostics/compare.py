@@ -22,6 +22,7 @@ from diagnostics.reference import Reference, check, choose
 from diagnostics.rows import COLUMNS, finite, rows_of, stuck
 from diagnostics.summaries import Summary, summarise
 from diagnostics.to_arviz import to_arviz, versions, write
+from inference.importance import no_evidence
 from zoo import nearest
 from zoo.dataset import Dataset, checksum
 from zoo.dependent import FIT_ALONE
@@ -360,7 +361,7 @@ def _judge(comparison: Comparison, summaries):
         elif reference.source == name:
             entry["usable"], entry["verdict"] = _is_reference(entry, reference, summary, rows)
         elif summary.kind == "weighted":
-            if verdicts.no_evidence(summary.weight_ess, summary.pareto_k):
+            if no_evidence(summary.weight_ess, summary.pareto_k):
                 entry["log_evidence"] = entry["log_evidence_se"] = None
             evidence = (entry["log_evidence"], entry["log_evidence_se"])
             known = (reference.log_evidence, reference.log_evidence_se)

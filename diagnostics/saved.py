@@ -14,7 +14,7 @@ import numpy as np
 
 from diagnostics.summaries import ROUNDING, carriers, chain_error, runs_mean, weighted_mean
 from diagnostics.to_arviz import HELD, az, load, log_likelihood_held
-from diagnostics.verdicts import FEW_ESS, USABLE_ESS
+from inference.importance import FEW_ESS, MIN_ESS
 from zoo.dataset import checksum
 from zoo.mixture import Mixture
 
@@ -149,7 +149,7 @@ def _posterior(data, model, x, said, where) -> Posterior:
         if kind == "weighted":
             kept = np.flatnonzero(share[0] > NEGLIGIBLE * share.max())
             share, params = share[:, kept] / share[:, kept].sum(), {k: v[:, kept] for k, v in params.items()}
-        if kind == "weighted" and ess < USABLE_ESS:
+        if kind == "weighted" and ess < MIN_ESS:
             grave = "have collapsed: nothing below is to be trusted" if ess < FEW_ESS else "are few: errors are rough"
             warnings.append(f"the weights of {backend} are worth {ess:.3g} draws and {grave}")
     elif "posterior" in groups:

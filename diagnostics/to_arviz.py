@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diagnostics.functionals import fixed_pairs, fixed_points, in_blocks, pointwise_log_likelihoods
-from diagnostics.verdicts import no_evidence
-from inference.importance import weight_ess
+from inference.importance import no_evidence, weight_ess
 from inference.loop import state_leaves
 from inference.results import Draws, Exact, PointMass
 from zoo import introspect
@@ -345,7 +344,7 @@ def _attributes(result, model, x, backend, settings, seed, data):
 
 
 def _no_evidence(draws) -> bool:
-    """Whether weighted draws give no estimate of the log evidence (`verdicts.no_evidence`); of independent runs, whose
+    """Whether weighted draws give no estimate of the log evidence (`importance.no_evidence`); of runs whose
     particles share a weight, whether the particles are worth too few."""
     if getattr(draws, "log_weights", None) is None:
         return False

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from scipy.stats import t as student
 
-from inference.importance import ENOUGH
+from inference.importance import ENOUGH, FEW_ESS, MAX_K, MIN_ESS
 
 MIXED_ESS = 1000
 MIXED_RHAT = 1.01
@@ -26,8 +26,6 @@ TEST_LEVEL = 0.001  # of `failures`
 TEST_ESS = 400
 NEGLIGIBLE = 0.05  # reference standard deviations
 CLOSE = 0.3
-USABLE_ESS, USABLE_PARETO = 100, 0.7
-FEW_ESS = 10  # below it not even the standard error means anything
 SAME = 1e-6  # constants: absolute, and relative to the reference
 EVIDENCE_SE = 4.0
 LARGEST_SE = {"weighted": ENOUGH, "runs": 0.1}  # of a log evidence, by what it comes from: above, it says too little
@@ -290,18 +288,12 @@ def of_spreads(rows) -> str:
 
 def usable(weight_ess: float, pareto_k: float) -> bool:
     """Weighted draws: effective sample size of the weights at least 100 and Pareto k at most .7."""
-    return weight_ess >= USABLE_ESS and pareto_k <= USABLE_PARETO
+    return weight_ess >= MIN_ESS and pareto_k <= MAX_K
 
 
 def weight_figures(weight_ess: float, pareto_k: float) -> str:
     size = f"{weight_ess:,.0f}" if weight_ess >= FEW_ESS else f"{weight_ess:.3g}"
     return f"effective sample size of the weights {size}, Pareto k {pareto_k:.2f}"
-
-
-def no_evidence(weight_ess: float, pareto_k: float) -> bool:
-    """Whether weights give no estimate of the log evidence: so few effective draws that its standard error means
-    nothing either, or enough of them with a Pareto k that disproves it (between, it is shown as one of few draws)."""
-    return weight_ess < FEW_ESS or (weight_ess >= USABLE_ESS and pareto_k > USABLE_PARETO)
 
 
 def of_weights(rows, source, num_draws, weight_ess, pareto_k, evidence, reference_evidence) -> str:
@@ -314,11 +306,11 @@ def of_weights(rows, source, num_draws, weight_ess, pareto_k, evidence, referenc
         return f"not usable, not finite in some draws: {_list(not_finite(rows))} ({figures}){says}"
     if usable(weight_ess, pareto_k):
         return f"usable ({figures}); {agreement(rows, source, num_draws)}{says}"
-    if FEW_ESS <= weight_ess < USABLE_ESS and right:
+    if FEW_ESS <= weight_ess < MIN_ESS and right:
         return f"not usable, few effective draws ({figures}){says}"
     why = "the weights have collapsed" if weight_ess < FEW_ESS else "too few effective draws"
-    if weight_ess >= USABLE_ESS:
-        why = f"Pareto k above {USABLE_PARETO:g}"
+    if weight_ess >= MIN_ESS:
+        why = f"Pareto k above {MAX_K:g}"
     says = "; no estimate of the log evidence" if evidence is None or evidence[0] is None else says
     return f"not usable, {why} ({figures}){says}"
 

@@ -142,6 +142,7 @@ def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, 
 
     from inference import loop, proper, space
     from inference.results import Cost
+    from zoo.dataset import checksum
     from zoo.dependent import Dependent
 
     _check_call(model, backend, progress, resume)
@@ -158,6 +159,7 @@ def fit(model, backend: str = "gibbs", x=None, seed: int = 0, *, progress=None, 
     origin = {"backend": backend, "model": model.name, "seed": seed, "precision": jax.numpy.result_type(float).name}
     origin |= {name: p.default for name, p in _settings_of(entry.run).items()} | settings
     origin.pop("num_draws", None)
+    origin["checksum of x"] = checksum(x)
     if resume is not None:
         if entry.kind != "mcmc":
             raise ValueError(f"resume goes on with Markov chains, and {backend} has none")

@@ -17,7 +17,7 @@ from genjax import ChoiceMap
 from scipy.special import logsumexp
 
 from inference import labels, loop
-from inference.results import Cost, Draws
+from inference.results import INTERRUPTED, Cost, Draws
 from zoo import introspect
 from zoo.mixture import num_observations
 
@@ -107,6 +107,12 @@ def pareto_k(log_weights) -> float | None:
     return k if np.isfinite(k) else float("inf")
 
 
+def no_evidence(weight_ess: float, pareto_k: float) -> bool:
+    """Whether weights give no estimate of the log evidence: so few effective draws that its standard error means
+    nothing either, or enough of them with a Pareto k that disproves it (between, it is shown as one of few draws)."""
+    return weight_ess < FEW_ESS or (weight_ess >= MIN_ESS and pareto_k > MAX_K)
+
+
 def log_evidence(log_weights) -> tuple[float | None, float | None]:
     """log of the mean weight, and its standard error sd(w) / (sqrt(S) mean(w)); None where no weight is positive.
 
@@ -173,10 +179,11 @@ def weighted_draws(model, program, x, key, num_particles, num_resampled, block, 
             out = jax.tree.map(lambda *leaves: np.concatenate(leaves), out, rest)
     said = judge(out["log_weights"])
     if done < num_particles:
-        said += ("interrupted: only the finished part is here",)
+        said += (INTERRUPTED,)
     log_weights = clean(out["log_weights"])
     value, error = log_evidence(log_weights)
-    if collapsed(log_weights):  # its standard error means nothing either
+    ess, k = weight_ess(log_weights), pareto_k(log_weights) or 0.0
+    if collapsed(log_weights) or (ess >= MIN_ESS and no_evidence(ess, k)):  # its standard error means nothing either
         value = error = None
         said += ("no estimate of the evidence from such weights",)
     draws = Draws(

@@ -23,7 +23,7 @@ from scipy.special import logsumexp
 
 from inference import em as modes
 from inference import importance, labels, loop, space
-from inference.results import Cost, Draws
+from inference.results import INTERRUPTED, Cost, Draws
 from zoo import introspect
 from zoo.mixture import num_observations, permutations
 from zoo.probe import NUM_DRAWS
@@ -87,7 +87,7 @@ def importance_modes(
         value = error = None
         said += ("no estimate of the evidence from such weights",)
     if done < num_particles:
-        said += ("interrupted: only the finished part is here",)
+        said += (INTERRUPTED,)
     draws = Draws(
         params={name: leaf[None] for name, leaf in out["params"].items()},
         assignments=None,

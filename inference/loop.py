@@ -15,7 +15,7 @@ import scipy.linalg  # noqa: F401  loads the BLAS that compiled programs call, s
 from threadpoolctl import threadpool_limits
 
 from inference import space
-from inference.results import Cost, Draws
+from inference.results import INTERRUPTED, Cost, Draws
 
 CHUNK = 250  # steps of one compiled chunk, fewer where ...
 MAX_ENTRIES = 2**22  # ... assignments of a chunk, all chains together, would be more: an interrupt waits for a chunk
@@ -62,7 +62,9 @@ def sample(
     _check_resume(resume, model, x, num_chains, num_warmup, num_draws)
     state = _restored(sampler, resume.state, model, keys, x)
     rest = run(sampler, keys, num_steps, x, start=resume.num_done, state=state, on_chunk=progress)
-    return resume._replace(interrupted=rest.interrupted) if rest.out is None else _joined(resume, to_draws(rest, 0))
+    if rest.out is None:  # nothing was left to do, or Ctrl-C came before anything was done
+        return resume._replace(interrupted=rest.interrupted, warnings=(INTERRUPTED,) * rest.interrupted)
+    return _joined(resume, to_draws(rest, 0))
 
 
 def run(sampler, keys, num_steps, x, *, params=None, start=0, state=None, chunk=None, on_chunk=None) -> Run:
@@ -112,7 +114,7 @@ def to_draws(run, num_warmup, warnings=()) -> Draws:
         stats["conjugacy_error"] = np.broadcast_to(run.out["conjugacy_error"].max(axis=1)[:, None], stats["lp"].shape)
     stats = {k: v for k, v in stats.items() if k not in ("num_evaluations", "num_gradients")}
     gradients = int(run.out["num_gradients"].sum()) if "num_gradients" in run.out else 0
-    warnings += ("interrupted: only the finished part is here",) if run.interrupted else ()
+    warnings += (INTERRUPTED,) * run.interrupted
     return Draws(
         params=kept["params"],
         assignments=kept["assignments"],

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 Params = dict[str, Any]
+INTERRUPTED = "interrupted: only the finished part is here"  # among the warnings
 
 
 class Cost(NamedTuple):
@@ -35,7 +36,7 @@ class Draws(NamedTuple):
     num_done: int = 0  # steps finished per chain, warmup included
     interrupted: bool = False
     warnings: tuple[str, ...] = ()
-    origin: dict[str, Any] = {}  # chains only: back end, model, seed, precision and settings; {} where read from a file
+    origin: dict[str, Any] = {}  # chains only: back end, model, data, seed, precision, settings; {} where from a file
     resampled: Any = None  # weighted draws only: equal-weight Draws resampled from them
     starts: Any = None  # chains only: params (C, ...) at which they began; None where read from a file
 

@@ -70,16 +70,16 @@ def smc(
     first, or with an error above STABLE, there is no estimate; nor are more moves tried where the better half of the
     runs, which make up the evidence, would still differ by more than HOPELESS after them (`_hopeless`).
     `params` (C, S, ...), `log_weights` (C, S) the log evidence of each run: the mean weight is the evidence, and its
-    standard error comes from the spread of the runs. Assignments are exact draws from the table.
+    standard error comes from the spread of the runs. Assignments are exact draws from the table. `stats` (C, S) have
+    each run's number of temperatures, and the mean and the least of the acceptance rate at each.
     """
     if num_runs < 8:
         raise ValueError(f"num_runs should be at least 8, since errors come from the spread of runs; got {num_runs}")
     check_settings({"num_moves": num_moves, "max_moves": max_moves})
     x, spreads = jax.tree.map(jnp.asarray, x), []
     began = time.perf_counter()
-    untempered = tempering.untempered(model, x) if move == "gibbs" else ()
     rows = x if move == "gibbs" else tempering.distinct(x)
-    program = _run(model, num_particles, move, untempered, permute)
+    program = _run(model, num_particles, move, permute)
     previous, moves, cost, interrupted = None, num_moves, Cost(time.perf_counter() - began), False
     while True:
         key_moves = jax.random.fold_in(key, moves)
@@ -101,9 +101,13 @@ def smc(
         previous, moves = value, 2 * moves
     said: tuple[str, ...] = ()
     left = "; more moves would not bring them together" if 2 * moves <= max_moves else ""
-    if interrupted:
+    if interrupted and len(spreads) < 2:
         stable = False
         said = (f"interrupted: {len(u)} of {num_runs} runs had ended, and no estimate was compared with another",)
+    elif interrupted and stable and error <= STABLE:
+        said = (f"interrupted at {moves} moves a particle: the log evidence is that of {moves // 2}",)
+    elif interrupted:
+        said = (f"interrupted at {moves} moves a particle: no estimate, since those of fewer moves are unstable",)
     elif not np.isfinite(value):
         said = ("no estimate: no run reached the posterior with a finite density; check the units of x, or the prior",)
     elif not np.isfinite(log_z).all():  # as zeros they would pull the mean down
@@ -118,8 +122,7 @@ def smc(
     elif error > LARGEST_SE:
         said = (f"the log evidence has a standard error of {error:.2g}, above {LARGEST_SE}: more particles lower it",)
     known = stable and error <= STABLE and bool(np.isfinite(log_z).all())
-    if move == "gibbs" and stats["acceptance_rate"].min() < CONJUGATE:
-        rate = stats["acceptance_rate"].min()
+    if move == "gibbs" and (rate := stats["least_acceptance_rate"].min()) < CONJUGATE:
         said += (f"a conjugate conditional does not fit: as Metropolis-Hastings proposals {rate:.0%} were accepted",)
     finish = _finish(model)
     arguments = (jax.random.fold_in(key, 0), u, x)
@@ -206,19 +209,17 @@ def _runs(model, program, x, key, C, S, moves, progress):
 
 
 @functools.cache
-def _run(model, S, move, untempered, permute):
+def _run(model, S, move, permute):
     """The program of one run: (key, prior draws (S, ...), moves, x) -> u (S, D), stats."""
     of = space.space_of(model)
     path = tempering.path_of(model, move)
-    kernel = (
-        tempering.gibbs_kernel(model, untempered, permute) if move == "gibbs" else tempering.hmc_kernel(model, permute)
-    )
+    kernel = (tempering.gibbs_kernel if move == "gibbs" else tempering.hmc_kernel)(model, permute)
     spread = _spread(model)
     num_ancestors = -(-S // LENGTH)
     of_u = lambda u, t, x: _finite(path(of.constrain(u), t, x))
 
     def advance(key, state, moves, x):
-        u, t, scale, log_z, i, _, used = state
+        u, t, scale, log_z, i, (total, least), used = state
         key_resample, key_moves = jax.random.split(jax.random.fold_in(key, i))
         each = lambda function, us: jax.lax.map(function, us, batch_size=_lanes(len(us), model, x))
         here, slope = each(lambda u: jax.jvp(lambda t: of_u(u, t, x), (t,), (jnp.ones_like(t),)), u)
@@ -248,18 +249,20 @@ def _run(model, S, move, untempered, permute):
             return carry, (carry[0], carry[2])
 
         (_, scale, _), (us, accepts) = jax.lax.scan(chain, (u, scale, jnp.zeros_like(t)), jnp.arange(LENGTH))
-        return us.reshape(-1, us.shape[-1])[:S], t, scale, log_z, i + 1, accepts.mean(), used + looks
+        rates = total + accepts.mean(), jnp.minimum(least, accepts.mean())
+        return us.reshape(-1, us.shape[-1])[:S], t, scale, log_z, i + 1, rates, used + looks
 
     def run(key, draws, moves, x):
         u = jax.vmap(of.unconstrain)(draws)
         zero = jnp.zeros((), u.dtype)
-        state = (u, zero, zero + 0.2, zero, jnp.int32(0), zero, jnp.int32(0))
+        state = (u, zero, zero + 0.2, zero, jnp.int32(0), (zero, zero + 1), jnp.int32(0))
         going = lambda state: (state[1] < 1) & (state[4] < MAX_TEMPERATURES)
-        u, t, _, log_z, i, accept, looks = jax.lax.while_loop(going, lambda s: advance(key, s, moves, x), state)
+        u, t, _, log_z, i, (total, least), looks = jax.lax.while_loop(going, lambda s: advance(key, s, moves, x), state)
         sweeps = i * num_ancestors * LENGTH * moves
         stats = {
             "log_evidence": jnp.where(t >= 1, log_z, -jnp.inf),
-            "acceptance_rate": accept,
+            "acceptance_rate": total / i,
+            "least_acceptance_rate": least,
             "num_temperatures": i.astype(u.dtype),
             "num_evaluations": looks * S + sweeps * (move == "gibbs"),
             "num_gradients": i * S + sweeps * (tempering.NUM_LEAPS + 1) * (move == "hmc"),

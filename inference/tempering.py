@@ -16,7 +16,6 @@ Gibbs draws are cheaper than gradients, but their path is the harder one where c
 assignments, up to N log K, weighs against t times the likelihood, so the components part late and at once.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +24,6 @@ import numpy as np
 
 from inference import conjugacy, labels, space
 from inference.slice import slice_coordinates
-from zoo.probe import NUM_DRAWS
 
 NUM_LEAPS = 8
 
@@ -68,7 +66,7 @@ def tempered_table(model, params, t, x):
     return model.log_weights_table(params, x) + jnp.where(t > 0, t * components, 0.0)
 
 
-def gibbs_kernel(model, untempered, permute):
+def gibbs_kernel(model, permute):
     """(key, u, t, scale, sd, x) -> u, share of conjugate draws accepted: one sweep that leaves the law at t alone.
 
     Assignments given the parameters, every conjugate site given these, slices for the other sites, the labelling; no
@@ -94,7 +92,7 @@ def gibbs_kernel(model, untempered, permute):
         here = log_complete(params, r, t, x) if rules else 0.0
         for j, rule in enumerate(rules):
             key_draw, key_accept = jax.random.split(jax.random.fold_in(key_rules, j))
-            q = rule.conditional(params, r if rule.site in untempered else t * r, x)
+            q = rule.conditional(params, r if rule.of == "z" else t * r, x)
             drawn = {**params, rule.site: q.sample(key_draw).astype(params[rule.site].dtype)}
             there = log_complete(drawn, r, t, x)
             back = q.log_prob(params[rule.site]).sum() - q.log_prob(drawn[rule.site]).sum()
@@ -148,22 +146,3 @@ def hmc_kernel(model, permute):
         return u, jnp.exp(jnp.minimum(log_accept, 0.0))
 
     return kernel
-
-
-def untempered(model, x) -> tuple[str, ...]:
-    """The sites that p(x | z, params) does not depend on, by a look at prior draws: the weights'."""
-    rows = jax.tree.map(lambda leaf: leaf[:2], x)
-    draws = model.prior_draws(jax.random.key(3), NUM_DRAWS)
-    here, there = ({name: leaf[i] for name, leaf in draws.items()} for i in range(2))
-    moved = {name: {**here, name: there[name]} for name in here}
-    found = _components(model)(here, moved, rows)
-    return tuple(name for name, same in found.items() if bool(same))
-
-
-@functools.cache
-def _components(model):
-    def program(here, moved, x):
-        before = model.log_components(here, x)
-        return {name: jnp.all(model.log_components(p, x) == before) for name, p in moved.items()}
-
-    return jax.jit(program)

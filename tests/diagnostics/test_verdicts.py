@@ -7,6 +7,7 @@ import pytest
 
 from diagnostics import summaries, verdicts
 from diagnostics.rows import COLUMNS, constant
+from inference.importance import no_evidence
 
 
 def test_the_number_of_draws_asked_for_shrinks_the_interval_enough():
@@ -98,8 +99,8 @@ def test_a_probability_that_only_weightless_draws_move_is_constant_under_the_wei
 
 
 def test_weights_whose_pareto_k_disproves_them_give_no_evidence():
-    assert verdicts.no_evidence(500, 0.95) and verdicts.no_evidence(9, 0.1)
-    assert not verdicts.no_evidence(500, 0.7) and not verdicts.no_evidence(50, 33.0), "few draws are shown as such"
+    assert no_evidence(500, 0.95) and no_evidence(9, 0.1)
+    assert not no_evidence(500, 0.7) and not no_evidence(50, 33.0), "few draws are shown as such"
 
 
 def test_chains_that_stay_in_one_labelling_are_said_to():

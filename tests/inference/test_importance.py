@@ -54,6 +54,19 @@ def test_few_particles_whose_weights_have_collapsed_give_no_evidence(backend, na
     assert any("collapsed" in said for said in draws.warnings)
 
 
+def test_many_effective_draws_that_a_heavy_tail_disproves_give_no_evidence():
+    weights = -0.8 * np.log(np.random.default_rng(0).uniform(size=100_000))  # Pareto of shape .8
+    assert module.weight_ess(weights) > 100 and module.pareto_k(weights) > 0.7
+    draws = module.weighted_draws(bento(), _heavy(weights), bento().data.x, KEY, len(weights), 0, 1000, None)
+    assert draws.log_evidence is None and draws.log_evidence_se is None
+    assert any("no estimate" in said for said in draws.warnings)
+
+
+def _heavy(weights):
+    at = lambda index, rows, key, x: {"log_weights": jnp.asarray(weights)[index], "params": {"means": index[:, None]}}
+    return jax.jit(at)
+
+
 def test_a_few_equal_weights_have_not_collapsed():
     assert not module.collapsed(np.zeros(4)) and module.collapsed(np.array([0.0, -50.0, -50.0, -50.0]))
 

@@ -65,6 +65,19 @@ def test_nothing_more_to_do_gives_the_same_draws_back():
     assert_same(fit(coffee(), "gibbs", seed=5, resume=whole(coffee(), "gibbs"), **SETTINGS), whole(coffee(), "gibbs"))
 
 
+def test_an_interrupted_run_that_is_asked_for_no_more_draws_is_whole(monkeypatch):
+    first = interrupted(coffee(), "gibbs", monkeypatch)
+    again = fit(coffee(), "gibbs", seed=5, resume=first, **SETTINGS | {"num_draws": 10})
+    assert "interrupted" in first.warnings[-1] and not again.interrupted and again.warnings == ()
+    np.testing.assert_array_equal(again.assignments, first.assignments)
+
+
+@pytest.mark.parametrize("x", [coffee().data.x[::-1], coffee().data.x + 1], ids=["another order", "others"])
+def test_a_run_on_other_data_is_not_gone_on_with(x):
+    with pytest.raises(ValueError, match="has checksum of x ="):
+        fit(coffee(), "gibbs", x, seed=5, resume=whole(coffee(), "gibbs"), **SETTINGS)
+
+
 def test_a_conjugate_rule_found_wrong_stays_a_proposal_after_the_break(monkeypatch):
     wrong = lambda rule, params, r, x: type(rule.conditional(params, r, x))(rule.conditional(params, r, x).loc, 3.0)
     real = conjugacy.rules

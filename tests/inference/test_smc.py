@@ -7,15 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from genjax import gen, normal
 from jax.experimental import disable_x64
 from scipy import stats
 from scipy.special import logsumexp
 
 from diagnostics import calibration, compare, report, verdicts
 from diagnostics.summaries import runs_mean
-from inference import fit, labels, loop, smc, tempering
+from inference import conjugacy, fit, labels, loop, smc, tempering
 from inference.results import Cost
-from zoo import MODELS
+from zoo import MODELS, Dataset, Mixture
+from zoo.distributions import categorical
 from zoo.models.bento import bento
 from zoo.models.coffee import coffee
 from zoo.models.three_gaussians import three_gaussians
@@ -111,7 +113,7 @@ def test_copies_within_a_run_do_not_shrink_the_error():
 def kernel_of(model, move):
     if move == "hmc":
         return tempering.hmc_kernel(model, True)
-    return tempering.gibbs_kernel(model, tempering.untempered(model, jnp.asarray(model.data.x)), True)
+    return tempering.gibbs_kernel(model, True)
 
 
 def test_equal_observations_are_evaluated_once_and_counted_as_often_as_they_are_there():
@@ -212,21 +214,50 @@ def test_gibbs_samples_the_law_with_components_alone_tempered(t):
 )
 def test_conjugate_draws_are_exact_at_every_temperature(name):
     """Their acceptance probability is 1: the weights' rule at r, the others' at t r."""
-    model = MODELS[name]
-    x = jnp.asarray(model.data.x)[:20]
-    of, move = smc.space.space_of(model), kernel_of(model, "gibbs")
-    us = jax.vmap(of.unconstrain)(model.prior_draws(jax.random.key(0), 256))
-    at = lambda key, u: move(key, u, 0.3, 1.0, jnp.ones(of.size), x)[1]
-    keys = jax.random.split(jax.random.key(1), 256)
-    accepted = jax.jit(lambda: jax.lax.map(lambda each: at(*each), (keys, us)))()  # gammas compile faster than by vmap
+    accepted = accepted_at_a_third(MODELS[name], jnp.asarray(MODELS[name].data.x)[:20])
     np.testing.assert_allclose(accepted, 1.0, rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "name, found", [("bento", ()), ("bento_full", ("weights",)), ("three_gaussians", ("weights",))]
-)
-def test_the_weights_alone_are_not_tempered(name, found):
-    assert tempering.untempered(MODELS[name], jnp.asarray(MODELS[name].data.x)) == found
+def test_conjugate_draws_are_exact_for_slopes_that_the_first_observations_do_not_move():
+    x = {"x": np.linspace(-2, 2, 20), "covariates": np.maximum(np.arange(20.0) - 9, 0)}  # ten controls, then doses
+
+    @gen
+    def prior():
+        return {"slopes": normal(np.zeros((2, 1)), 2.0) @ "slopes"}
+
+    @gen
+    def observation(params, dose):
+        z = categorical(probs=np.full(2, 0.5)) @ "z"
+        return normal((params["slopes"][z] * dose[None]).sum(-1), 1.0) @ "x"
+
+    model = Mixture(
+        name="doses", num_components=2, exchangeable=True, prior=prior, observation=observation,
+        data=Dataset(name="doses", x=x),
+    )  # fmt: skip
+    assert [rule.site for rule in conjugacy.rules(model)] == ["slopes"]
+    np.testing.assert_allclose(accepted_at_a_third(model, jax.tree.map(jnp.asarray, x)), 1.0, rtol=1e-12)
+
+
+def accepted_at_a_third(model, x):
+    """Acceptance of a Gibbs move at t = 1/3 from each of 256 draws of the prior."""
+    of, move = smc.space.space_of(model), kernel_of(model, "gibbs")
+    us = jax.vmap(of.unconstrain)(model.prior_draws(jax.random.key(0), 256))
+    at = lambda key, u: move(key, u, 1 / 3, 1.0, jnp.ones(of.size), x)[1]
+    keys = jax.random.split(jax.random.key(1), 256)
+    return jax.jit(lambda: jax.lax.map(lambda each: at(*each), (keys, us)))()  # gammas compile faster than by vmap
+
+
+def test_a_conjugate_rule_that_fits_at_the_last_temperature_only_is_said(monkeypatch):
+    real = smc._runs
+
+    def fits_last(*args):
+        (u, stats), spent, interrupted = real(*args)
+        ones = np.ones_like(stats["acceptance_rate"])
+        return (u, stats | {"acceptance_rate": ones, "least_acceptance_rate": 0.2 * ones}), spent, interrupted
+
+    monkeypatch.setattr(smc, "_runs", fits_last)
+    result = fit(MODELS["bento"], "smc", num_particles=16, move="gibbs", max_moves=1)
+    assert any("does not fit" in said and "20%" in said for said in result.warnings)
 
 
 @pytest.mark.parametrize("move", ["gibbs", "hmc"])
@@ -346,6 +377,24 @@ def test_ctrl_c_keeps_the_runs_that_had_begun_and_gives_no_estimate():
     np.testing.assert_array_equal(part.log_weights, first.log_weights[:runs])
     assert part.params["means"].shape == (runs, 64, 2) and part.log_evidence is part.log_evidence_se is None
     assert part.warnings[0].startswith(f"interrupted: {runs} of 8 runs had ended")
+
+
+@pytest.mark.parametrize(
+    "spread, says",
+    [(1.0, "interrupted at 4 moves a particle: the log evidence is that of 2"), (9.0, "of fewer moves are unstable")],
+)
+def test_ctrl_c_keeps_an_estimate_that_two_rounds_agree_on(monkeypatch, spread, says):
+    """Its standard error, .1 to .5, is what the third round was to make less."""
+    run = smc._runs
+
+    def third_is_cut(model, program, x, key, C, S, moves, progress):
+        (u, stats), spent, _ = run(model, program, x, key, C, S, 1, progress)
+        return (u, stats | {"log_evidence": -65.0 + spread * APART}), spent, moves == 4
+
+    monkeypatch.setattr(smc, "_runs", third_is_cut)
+    result = fit(MODELS["bento"], "smc", num_particles=16)
+    assert result.interrupted and says in result.warnings[0]
+    assert (result.log_evidence is None) == (spread > 1) and len(result.log_weights) == 8
 
 
 def test_ctrl_c_in_the_second_round_keeps_the_first():
