@@ -344,8 +344,8 @@ def _attributes(result, model, x, backend, settings, seed, data):
 
 
 def _no_evidence(draws) -> bool:
-    """Whether weighted draws give no estimate of the log evidence (`importance.no_evidence`); of runs whose
-    particles share a weight, whether the particles are worth too few."""
+    """Whether weighted draws give no estimate of the log evidence (`importance.no_evidence`); of runs whose particles
+    share a weight, whether the particles are worth too few."""
     if getattr(draws, "log_weights", None) is None:
         return False
     from diagnostics.summaries import tail_shape

@@ -121,9 +121,10 @@ def test_a_run_of_another_back_end_is_not_gone_on_with():
         fit(coffee(), "nuts", seed=5, resume=whole(coffee(), "gibbs"), **SETTINGS)
 
 
-def test_other_data_of_the_same_shape_are_refused():
+def test_other_data_of_the_same_shape_are_refused_where_the_draws_do_not_say_what_they_are_of():
     with pytest.raises(ValueError, match="another model or data"):
-        fit(coffee(), "gibbs", coffee().data.x + 5, seed=5, resume=whole(coffee(), "gibbs"), **SETTINGS)
+        nameless = whole(coffee(), "gibbs")._replace(origin={})
+        fit(coffee(), "gibbs", coffee().data.x + 5, seed=5, resume=nameless, **SETTINGS)
 
 
 def test_only_chains_can_go_on():
