@@ -27,7 +27,7 @@ types: .venv/installed
 	$(BIN)/mypy
 
 calibration: .venv/installed
-	$(BIN)/zoo calibrate --out docs/calibration.md
+	$(BIN)/zoo calibrate --processes 2 --out docs/calibration.md
 
 mutations: .venv/installed
 	$(BIN)/python -m diagnostics.mutations docs/mutations.md

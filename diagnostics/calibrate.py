@@ -1,7 +1,10 @@
 """The table of proofs: ratio tests, joint tests and simulation-based calibration, models x back ends."""
 
 import collections
+import concurrent.futures
+import functools
 import inspect
+import multiprocessing
 import pathlib
 import platform
 import subprocess
@@ -16,6 +19,7 @@ import numpy as np
 import inference
 import zoo
 from diagnostics import calibration, sbc
+from diagnostics.cli import hush, prepare
 from diagnostics.rows import finite
 
 LEVEL = 0.01  # familywise, of each of the tables
@@ -105,14 +109,38 @@ def returns_draws(backend) -> bool:
     return inference.TABLE[backend][1] != "point" and not {"num_draws", "num_particles"}.isdisjoint(settings)
 
 
+class Cell(NamedTuple):
+    """What a row is to be measured of, and how."""
+
+    backend: str
+    label: str  # of a move beside the back end's default
+    ranked: bool
+    seed: int
+    quick: bool
+    num_datasets: int
+    joint_level: float
+    sbc_level: float
+    commit: str
+
+
 def calibrate(
-    models, backends=None, seed=0, quick=False, num_datasets=None, progress=None, on_row=None, kept=(), joint_only=()
+    models,
+    backends=None,
+    seed=0,
+    quick=False,
+    num_datasets=None,
+    progress=None,
+    on_row=None,
+    kept=(),
+    joint_only=(),
+    processes=1,
 ) -> Table:
     """The table for `models` and `backends` (default: all that serve each); joint tests alone of models `joint_only`.
 
     As it runs progress(cell, done, total), and after each row on_row(table so far, the kept rows to come included).
     `kept` are rows of an earlier table with this seed: their cells are not run again, whatever their number of data
-    sets, which the row shows. Bounds are those of the whole table, whatever `backends`.
+    sets, which the row shows. Bounds are those of the whole table, whatever `backends`. More `processes` measure cells
+    side by side, the figures the same; models are then those of `ranked_models` and `other_models`.
     """
     cells = [
         (model, name, label, ranked and not label)
@@ -127,47 +155,96 @@ def calibrate(
     earlier = {(row.model, row.backend): row.at(each_joint, each_ranked) for row in kept}
     chosen = [c for c in cells if backends is None or c[1] in backends or (c[0].name, c[1] + c[2]) in earlier]
     ratios = {model.name: calibration.ratio_test(model, jax.random.key(seed)) for model in (*models, *joint_only)}
-    table = Table({name: found for name, found in ratios.items() if found}, [], seed, quick, len(chosen))
-    source, last = commit(), None  # before anything is written
-    for i, (model, name, label, ranked) in enumerate(chosen):
-        began = time.perf_counter()
+    source = commit()  # before anything is written
+    datasets = lambda model: num_datasets or (QUICK_DATASETS if quick else _many(model))
+    todo = [
+        (model, Cell(name, label, ranked, seed, quick, datasets(model), each_joint, each_ranked, source))
+        for model, name, label, ranked in chosen
+        if (model.name, name + label) not in earlier
+    ]
+    known, found = {name: errors for name, errors in ratios.items() if errors}, dict(earlier)
+
+    def table():
+        places = [(model.name, name + label) for model, name, label, _ in chosen]
+        return Table(known, [found[place] for place in places if place in found], seed, quick, len(chosen))
+
+    for row in _one_by_one(todo, progress) if processes == 1 else _side_by_side(todo, processes, progress):
+        found[row.model, row.backend] = row
+        if on_row is not None:  # an interruption loses no earlier row
+            on_row(table())
+    return table()
+
+
+def _one_by_one(todo, progress):
+    last = None
+    for model, cell in todo:
         if model is not last:  # programs of one model serve no other, and hundreds of them fill the memory
             calibration.forget_programs()
             last = model
-        row = earlier.get((model.name, name + label))
-        if row is None:
-            row = Row(model.name, name + label, inference.TABLE[name][1], commit=source)
-            told = progress and (lambda done, total, cell=f"{model.name} {name}": progress(cell, done, total))
-            datasets = num_datasets or (QUICK_DATASETS if quick else _many(model))
-            try:
-                if calibration.has_kernel(name):
-                    row = row._replace(joint=_joint(model, name, label, seed, quick, each_joint))
-                if ranked:
-                    row = row._replace(sbc=_calibrated(model, name, seed, datasets, each_ranked, told))
-            except Exception as error:  # the rest of the table stands
-                row = row._replace(failed=" ".join(f"{type(error).__name__}: {error}".split()))
-            row = row._replace(seconds=time.perf_counter() - began)
-        table = table._replace(rows=[*table.rows, row])
-        if on_row is not None:  # an interruption loses no earlier row
-            later = [(model.name, name + label) for model, name, label, _ in chosen[i + 1 :]]
-            on_row(table._replace(rows=[*table.rows, *(earlier[cell] for cell in later if cell in earlier)]))
-    return table
+        named = f"{model.name} {cell.backend}"
+        yield _measured(model, cell, progress and (lambda done, total, named=named: progress(named, done, total)))
 
 
-def _joint(model, backend, label, seed, quick, level):
-    kernel = calibration.kernels(model, [backend])[backend + label]
-    replicates, steps = calibration.SIZES.get(backend + label, calibration.SIZES.get(backend, (20_000, 5)))
-    how = dict(num_replicates=replicates // QUICK if quick else replicates, num_steps=steps, level=level)
-    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(f"{model.name} {backend}{label}".encode()))
-    return calibration.joint_test(model, kernel, key, **how)
+def _side_by_side(todo, processes, progress):
+    """Rows as they end, from processes that each declare the models for themselves."""
+    precision = "float64" if jax.config.jax_enable_x64 else "float32"
+    how = dict(mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(precision,))
+    with concurrent.futures.ProcessPoolExecutor(processes, **how) as pool:
+        futures = [pool.submit(_measured_by_name, model.name, cell) for model, cell in todo]
+        try:
+            for done, future in enumerate(concurrent.futures.as_completed(futures), 1):
+                row = future.result()
+                if progress is not None:
+                    progress("cells", done, len(todo))
+                yield row
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _calibrated(model, backend, seed, num_datasets, level, progress):
+def _begin(precision):
+    prepare(precision)
+    hush()
+
+
+@functools.lru_cache(1)
+def _by_name(name):
+    calibration.forget_programs()
+    return next(model for model in (*ranked_models(), *other_models()) if model.name == name)
+
+
+def _measured_by_name(name, cell) -> Row:
+    return _measured(_by_name(name), cell, None)
+
+
+def _measured(model, cell, progress) -> Row:
+    began = time.perf_counter()
+    row = Row(model.name, cell.backend + cell.label, inference.TABLE[cell.backend][1], commit=cell.commit)
+    try:
+        if calibration.has_kernel(cell.backend):
+            row = row._replace(joint=_joint(model, cell))
+        if cell.ranked:
+            row = row._replace(sbc=_calibrated(model, cell, progress))
+    except Exception as error:  # the rest of the table stands
+        row = row._replace(failed=" ".join(f"{type(error).__name__}: {error}".split()))
+    return row._replace(seconds=time.perf_counter() - began)
+
+
+def _joint(model, cell):
+    name = cell.backend + cell.label
+    kernel = calibration.kernels(model, [cell.backend])[name]
+    replicates, steps = calibration.SIZES.get(name, calibration.SIZES.get(cell.backend, (20_000, 5)))
+    how = dict(num_replicates=replicates // QUICK if cell.quick else replicates, num_steps=steps)
+    key = jax.random.fold_in(jax.random.key(cell.seed), zlib.crc32(f"{model.name} {name}".encode()))
+    return calibration.joint_test(model, kernel, key, level=cell.joint_level, **how)
+
+
+def _calibrated(model, cell, progress):
     """Once; where that fails, once more with a new seed and more data sets, which decide."""
-    first = sbc.sbc(model, backend, seed, num_datasets=num_datasets, level=level, progress=progress)
-    if first.verdict != "FAILED" or first.uniform or inference.TABLE[backend][1] == "approximate":
+    how = dict(level=cell.sbc_level, progress=progress)
+    first = sbc.sbc(model, cell.backend, cell.seed, num_datasets=cell.num_datasets, **how)
+    if first.verdict != "FAILED" or first.uniform or inference.TABLE[cell.backend][1] == "approximate":
         return first
-    return sbc.sbc(model, backend, seed + 1, num_datasets=AGAIN * num_datasets, level=level, progress=progress)
+    return sbc.sbc(model, cell.backend, cell.seed + 1, num_datasets=AGAIN * cell.num_datasets, **how)
 
 
 # -- what is shown -----------------------------------------------------------------------------------------------------

@@ -178,6 +178,13 @@ def build_command(name: str, parser: Parser | None = None) -> Parser:
         add("--quick", action="store_true", help="a tenth of the replicates, and 40 data sets")
         add("--out", metavar="FILE.md", help="where to leave the table; FILE.json beside it has every figure")
         add("--resume", action="store_true", help="keep the rows of FILE.json, measured by the code as it was then")
+        add(
+            "--processes",
+            metavar="N",
+            type=whole(1, 256),
+            default=1,
+            help="that measure the whole table side by side; default: 1",
+        )
         add("--quiet", action="store_true", help="no progress")
         return parser
     add("--data", metavar="FILE", help="a CSV, Parquet or npz file in place of the model's own data")

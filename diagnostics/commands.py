@@ -244,6 +244,8 @@ def calibrate(args) -> int:
     everything = args.name is None and args.model is None
     if everything and args.set:
         raise ValueError("--set changes a constant of MODEL, which is not given")
+    if not everything and args.processes > 1:
+        raise ValueError("--processes shares out the table of every model, and one was given; leave one of the two out")
     if args.resume and args.out is None:
         raise ValueError("--resume goes on with the table of --out FILE.md, which is not given")
     constants = constants_of(args)
@@ -284,8 +286,15 @@ def calibrate(args) -> int:
             figures.write_text(json.dumps(calibrate.as_json(table), indent=1) + "\n", encoding="utf-8")
 
     with tables.progress_bars(not (args.quiet or args.json)) as progress:
-        how = dict(num_datasets=args.datasets, progress=progress, on_row=write, kept=calibrate.rows_of(kept))
-        table = calibrate.calibrate(models, backends, args.seed, args.quick, joint_only=others, **how)
+        how = dict(
+            num_datasets=args.datasets,
+            progress=progress,
+            on_row=write,
+            kept=calibrate.rows_of(kept),
+            processes=args.processes,
+        )
+        how |= dict(kept=calibrate.rows_of(kept), joint_only=others)
+        table = calibrate.calibrate(models, backends, args.seed, args.quick, **how)
     if args.json:
         print(json.dumps({"command": "calibrate", **calibrate.as_json(table)}, indent=1, ensure_ascii=False))
     else:

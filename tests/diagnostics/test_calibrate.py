@@ -20,6 +20,9 @@ def joint(z=1.0, moved=0.9):
     return calibration.JointTest(("log joint",), np.array([z]), {"means": moved}, 100, 0.01)
 
 
+CELL = calibrate.Cell("gibbs", "", True, 3, False, 100, 1e-4, 1e-4, "")
+
+
 def row(**parts):
     return calibrate.Row("bento", parts.pop("backend", "gibbs"), parts.pop("kind", "mcmc"), **parts)
 
@@ -65,13 +68,13 @@ def test_a_failing_cell_is_run_again_with_a_new_seed_and_four_times_the_data_set
         return calibrated(p=1e-6 if len(asked) == 1 else second)
 
     monkeypatch.setattr(sbc, "sbc", fake)
-    assert calibrate._calibrated(None, "gibbs", 3, 100, 1e-4, None).verdict == expected
+    assert calibrate._calibrated(None, CELL, None).verdict == expected
     assert asked == [(3, 100), (4, 400)]
 
 
 def test_a_mended_conjugate_draw_gets_no_second_run(monkeypatch):
     monkeypatch.setattr(sbc, "sbc", lambda *args, **kwargs: calibrated(conjugacy_error=0.1))
-    assert calibrate._calibrated(None, "gibbs", 3, 100, 1e-4, None).verdict == "FAILED"
+    assert calibrate._calibrated(None, CELL, None).verdict == "FAILED"
 
 
 def test_the_page_names_command_seed_versions_and_every_cell():
@@ -128,6 +131,19 @@ def test_kept_rows_are_not_measured_again(monkeypatch):
     written = []  # whatever is interrupted leaves the kept rows that were to come
     calibrate.calibrate([model], kept=table.rows, on_row=lambda table: written.append([r.backend for r in table.rows]))
     assert written[0][0] == "enumeration" and all({"gibbs", "importance"} <= set(names) for names in written)
+
+
+@pytest.mark.slow
+def test_processes_change_no_figure():
+    model = calibration.wide("bento_known")
+    how = dict(quick=True, num_datasets=20)
+    one, two = (
+        calibrate.as_json(calibrate.calibrate([model], ["gibbs", "importance"], processes=count, **how))["rows"]
+        for count in (1, 2)
+    )
+    assert [row["backend"] for row in two] == ["gibbs", "importance"] and all(row["seconds"] > 0 for row in two)
+    assert [row | {"seconds": 0} for row in two] == [row | {"seconds": 0} for row in one]
+    assert one[0]["joint"]["z"] and one[0]["sbc"]["p"] and not one[0]["failed"]
 
 
 def test_the_table_covers_every_model():
