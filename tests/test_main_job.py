@@ -11,6 +11,7 @@ from diagnostics.reference import Reference, Value
 from diagnostics.truth import stored
 from diagnostics.verdicts import failures, quantile
 from inference import fit
+from inference.importance import log_evidence
 from zoo import MODELS
 from zoo.models.bento import bento
 from zoo.models.coffee import coffee
@@ -210,4 +211,5 @@ def test_gibbs_with_known_parameters_draws_the_exact_assignments():
     few = MODELS["bento_known"].data.x[:3]
     joint = fit(MODELS["bento_known"], "importance_joint", few, num_particles=20_000)
     truth = fit(MODELS["bento_known"], "enumeration", few).log_evidence
-    assert joint.log_evidence_se < 0.1 and abs(joint.log_evidence - truth) < 4 * joint.log_evidence_se
+    value, error = log_evidence(joint.log_weights)  # Pareto k is above .7, and the result has none
+    assert error < 0.1 and abs(value - truth) < 4 * error and joint.log_evidence is None

@@ -12,6 +12,7 @@ from scipy import integrate, optimize, stats
 from diagnostics import calibration, compare
 from diagnostics.truth import stored
 from inference import fit, space
+from inference.importance import log_evidence
 from zoo import MODELS
 
 UNKNOWN = [name for name in calibration.NAMED if MODELS[name].param_shapes]
@@ -81,8 +82,9 @@ def test_the_evidence_of_two_observations_is_the_exact_one(name, backend):
     x = model.data.x[:2]
     truth = three_gaussians_evidence(x) if name == "three_gaussians" else fit(model, "enumeration", x=x).log_evidence
     found = fit(model, backend, x=x, num_particles=500_000, seed=2)
-    assert found.log_evidence_se < 0.2
-    assert abs(found.log_evidence - truth) < 4 * found.log_evidence_se
+    value, error = log_evidence(found.log_weights)  # the result has none where Pareto k is above .7
+    assert error < 0.2 and abs(value - truth) < 4 * error
+    assert found.log_evidence in (value, None)
 
 
 @pytest.mark.slow
