@@ -182,8 +182,8 @@ def weighted_draws(model, program, x, key, num_particles, num_resampled, block, 
         said += (INTERRUPTED,)
     log_weights = clean(out["log_weights"])
     value, error = log_evidence(log_weights)
-    ess, k = weight_ess(log_weights), pareto_k(log_weights) or 0.0
-    if collapsed(log_weights) or (ess >= MIN_ESS and no_evidence(ess, k)):  # its standard error means nothing either
+    ess = weight_ess(log_weights)  # below: its standard error means nothing either
+    if collapsed(log_weights) or (ess >= MIN_ESS and no_evidence(ess, pareto_k(log_weights) or 0.0)):
         value = error = None
         said += ("no estimate of the evidence from such weights",)
     draws = Draws(
