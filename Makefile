@@ -13,11 +13,11 @@ demo: .venv/installed
 	@echo "The report is out/bento/report.html: open it in a browser."
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-all: .venv/installed
 	@mkdir -p docs
-	$(BIN)/python -m pytest -q -n 2 --disable-warnings -rpfEsxX | tee docs/test-all.txt
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --disable-warnings -rpfEsxX | tee docs/test-all.txt
 
 lint: .venv/installed
 	$(BIN)/ruff check .

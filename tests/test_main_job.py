@@ -72,7 +72,11 @@ def test_importance_on_bento_is_not_usable_but_its_summed_out_evidence_is_right(
 
 @pytest.mark.parametrize(
     "constants",
-    [pytest.param({"scale": 25.0}, marks=pytest.mark.slow), {"scale": 40.0}, {"scale": 40.0, "weights": (0.7, 0.3)}],
+    [
+        pytest.param({"scale": 25.0}, marks=pytest.mark.slow),
+        {"scale": 40.0},
+        pytest.param({"scale": 40.0, "weights": (0.7, 0.3)}, marks=pytest.mark.slow),
+    ],
 )
 def test_other_constants_work_the_same_way(constants):
     found = comparison(bento(**constants), ("enumeration", "quadrature", "gibbs"))
@@ -124,6 +128,7 @@ def test_maximum_likelihood_of_three_gaussians_is_the_known_one():
     np.testing.assert_allclose(found.params["scales"][0][order], known["sds"], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["gibbs", "nuts"])
 def test_gibbs_and_nuts_on_three_gaussians_agree_with_the_stored_posterior(backend):
     found = comparison(MODELS["three_gaussians"], ("gibbs", "nuts"))
@@ -132,6 +137,7 @@ def test_gibbs_and_nuts_on_three_gaussians_agree_with_the_stored_posterior(backe
     assert sum(row["z"] is not None for row in rows_of(found, backend)) == 9  # weights, means and scales
 
 
+@pytest.mark.slow
 def test_gibbs_and_nuts_on_three_gaussians_agree_with_each_other():
     rows = comparison(MODELS["three_gaussians"], ("gibbs", "nuts")).rows
     pairs = {name: [r for r in rows if r["functional"] == name] for name in {r["functional"] for r in rows}}

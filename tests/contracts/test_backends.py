@@ -133,7 +133,7 @@ def test_stats_hold_the_log_density_of_the_draws(backend):
     np.testing.assert_allclose(draws.stats["lp"], lp, rtol=1e-10)
 
 
-@pytest.mark.parametrize("backend", ADAPTED)
+@pytest.mark.parametrize("backend", ["gibbs", *(pytest.param(n, marks=pytest.mark.slow) for n in ADAPTED[1:])])
 @pytest.mark.parametrize("model", ["bento", pytest.param("coffee_full", marks=pytest.mark.slow)])
 def test_steps_in_the_loop_are_the_steps_one_by_one(model, backend):
     # compilers have been wrong about this loop (see diagnostics.cli.prepare): the program must not change the steps

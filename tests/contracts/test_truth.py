@@ -75,7 +75,7 @@ def three_gaussians_evidence(x):
 
 @pytest.mark.parametrize("backend", ["importance", "importance_joint"])
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name.endswith("full") else ()) for name in UNKNOWN]
+    "name", [pytest.param(name, marks=() if name in ("bento", "coffee") else pytest.mark.slow) for name in UNKNOWN]
 )
 def test_the_evidence_of_two_observations_is_the_exact_one(name, backend):
     model = MODELS[name]

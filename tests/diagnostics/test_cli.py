@@ -261,6 +261,7 @@ def test_how_a_users_file_was_read_is_in_the_result(tmp_path, capsys):
     assert found["standardized"] == {"kilos": {"mean": pytest.approx(mean), "sd": pytest.approx(sd)}}
 
 
+@pytest.mark.slow
 def test_a_users_file_is_standardised_as_the_models_own_data_are_or_it_is_asked_for(tmp_path, capsys):
     own = tmp_path / "geyser.csv"
     assert cli.main(["data", "faithful", "--out", str(own)]) == 0

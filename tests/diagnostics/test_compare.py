@@ -268,6 +268,7 @@ def test_a_point_without_an_admissible_restart_is_not_usable(backends):
     assert not entry["usable"] and entry["verdict"].startswith("no admissible optimum")
 
 
+@pytest.mark.slow
 def test_a_point_without_an_admissible_restart_names_the_causes_that_are_there(backends):
     short = compare(bento(), ["em"], settings={"num_restarts": 4, "max_steps": 1}, reference="none").backends["em"]
     assert short["verdict"] == "no admissible optimum: all 4 restarts ended without converging"

@@ -75,7 +75,9 @@ def test_positive_quantities_have_their_logarithms_beside_them():
     assert not [name for name in found if name.startswith("sorted_log_means")]
 
 
-@pytest.mark.parametrize(("name", "leaf"), [("candy", "rates"), ("schizophrenia_onset", "shapes")])
+@pytest.mark.parametrize(
+    ("name", "leaf"), [("schizophrenia_onset", "shapes"), pytest.param("candy", "rates", marks=pytest.mark.slow)]
+)
 def test_what_is_positive_is_read_off_the_support(name, leaf):
     model = MODELS[name]
     params = model.prior_draws(jax.random.key(0), 2)

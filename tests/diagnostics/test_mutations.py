@@ -46,6 +46,7 @@ def test_enumeration_catches_log_factorials_missing_and_doubled():
         assert mutations.evidence(name).fails
 
 
+@pytest.mark.slow
 def test_tempered_weights_are_seen_in_the_evidence_of_smc():
     assert mutations.path_evidence().fails
     assert not mutations.path_evidence(planted=False).fails

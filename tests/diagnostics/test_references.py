@@ -127,7 +127,7 @@ def test_a_variant_other_data_or_another_model_gets_no_stored_posterior():
     assert stored_reference(impostor, bento().data.x) is None
 
 
-@pytest.mark.parametrize("model", [bento(), bento_425(), coffee()])
+@pytest.mark.parametrize("model", [bento(), bento_425(), pytest.param(coffee(), marks=pytest.mark.slow)])
 def test_stored_sorted_means_are_those_of_quadrature(model):
     reference = stored_reference(model, model.data.x)
     exact = fit(model, "quadrature")

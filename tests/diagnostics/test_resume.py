@@ -21,7 +21,7 @@ def fit(line):
 
 
 @pytest.mark.parametrize(
-    "backend", ["gibbs", "metropolis", *(pytest.param(n, marks=pytest.mark.slow) for n in ("collapsed", "nuts"))]
+    "backend", ["metropolis", *(pytest.param(n, marks=pytest.mark.slow) for n in ("gibbs", "collapsed", "nuts"))]
 )
 def test_a_run_that_goes_on_from_its_file_has_the_draws_of_one_without_a_break(backend, tmp_path):
     how = f"--backend {backend} --seed 3 {COMMON}"

@@ -45,7 +45,7 @@ def test_ranks_of_a_spread_too_small_have_small_p():
     assert sbc.uniformity(np.floor(101 * u).astype(int), 100) < 1e-3
 
 
-@pytest.mark.parametrize("backend", ["gibbs", "enumeration"])
+@pytest.mark.parametrize("backend", [pytest.param("gibbs", marks=pytest.mark.slow), "enumeration"])
 def test_a_right_back_end_passes(backend):
     model = calibration.wide("bento")
     result = sbc.sbc(model, backend, 1, num_datasets=40, level=0.001)

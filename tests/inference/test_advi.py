@@ -76,6 +76,7 @@ def test_the_elbo_is_below_the_log_evidence_within_its_error(name):
     assert draws.warnings[0].startswith("draws from an approximation of the posterior (full rank Normal")
 
 
+@pytest.mark.slow
 def test_the_normal_of_a_log_rate_is_the_closed_form():
     """Posterior Gamma(a, b): the best Normal of log(rate) has mean log(a/b) - 1/(2a), variance 1/a, and an ELBO below
     the log evidence by the error of Stirling's formula for log Gamma(a)."""
@@ -185,6 +186,7 @@ def test_ctrl_c_keeps_the_steps_that_were_taken():
     assert once.warnings[0].startswith("interrupted: only 1 of 10")
 
 
+@pytest.mark.slow
 def test_the_curvature_where_a_restart_begins_takes_no_more_memory_than_a_few_gradients():
     model = MODELS["digits"]
     fitting, x = advi._fitting(model, "full_rank", 16, 0.05, 200), jnp.asarray(model.data.x)

@@ -123,6 +123,7 @@ def test_the_elbo_of_gamma_models_is_the_average_over_q_and_below_the_evidence(n
 # -- what it says ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_draws_have_the_moments_of_q_and_assignments_are_independent_of_the_parameters():
     found = best(FULL, tuple(FEW))
     draws = fit(FULL, "cavi", FEW, seed=2, permute=False, tolerance=1e-10)

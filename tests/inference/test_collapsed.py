@@ -18,7 +18,7 @@ from zoo.models.coffee import coffee
 WIDE = {"bento": functools.partial(bento, scale=40.0), "coffee": functools.partial(coffee, scale=20.0)}
 
 
-@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize("name", ["bento", pytest.param("coffee", marks=pytest.mark.slow)])
 def test_the_kernel_leaves_the_joint_law_invariant(name):
     model = WIDE[name]()
     result = calibration.joint_test(model, collapsed.build(model), jax.random.key(1), level=0.005)
@@ -46,6 +46,7 @@ def test_draws_agree_with_the_exact_posterior(name):
     assert az.rhat(draws.stats["lp"]) < 1.01 and az.ess(draws.stats["lp"]) > 1000
 
 
+@pytest.mark.slow
 def test_variances_about_known_unequal_means_agree_with_enumeration():
     """What an observation adds to its component's squares differs from component to component."""
 

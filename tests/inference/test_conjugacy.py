@@ -281,7 +281,9 @@ def test_m_step_of_maximum_likelihood_is_the_weighted_mean_and_variance():
     np.testing.assert_allclose(mode["variances"], (r * squares).sum(0) / r.sum(0), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["bento_full", pytest.param("coffee_full", marks=pytest.mark.slow), "coffee"])
+@pytest.mark.parametrize(
+    "name", ["coffee", *(pytest.param(n, marks=pytest.mark.slow) for n in ("bento_full", "coffee_full"))]
+)
 def test_m_step_of_the_posterior_maximises_each_conditional(name):
     model = MODELS[name]
     params, z, x = model.simulate(jax.random.key(2), 30)

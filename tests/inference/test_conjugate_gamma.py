@@ -51,6 +51,7 @@ X = {"poisson": [0.0, 3.0, 7.0, 2.0], "exponential": [0.1, 2.0, 0.7, 0.3], "prec
 
 
 EACH = [pytest.param(name, marks=pytest.mark.slow if name == "poisson" else ()) for name in MODELS]
+JOINT = [pytest.param(name, marks=() if name == "precision" else pytest.mark.slow) for name in MODELS]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -59,7 +60,7 @@ def test_the_rule_is_found_and_has_the_ratios_of_the_joint(name):
     assert calibration.ratio_test(MODELS[name], jax.random.key(0))["rates"] < 1e-12
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", JOINT)
 def test_gibbs_leaves_the_joint_law_invariant(name):
     result = calibration.joint_test(MODELS[name], gibbs.build(MODELS[name], 0), jax.random.key(1))
     assert result.passed, result
@@ -76,7 +77,7 @@ def log_subset(name, x, a, b):
     return a * np.log(b) - gammaln(a) + gammaln(a + c) - (a + c) * np.log(b + t) + constant
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", JOINT)
 def test_gibbs_has_the_enumerated_probability_that_two_observations_share_a_component(name):
     x = X[name]
     masses, together = [], []

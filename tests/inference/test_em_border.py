@@ -58,7 +58,7 @@ def log_likelihood(weights, shops, x):
     return logsumexp(each, axis=1).sum()
 
 
-@pytest.mark.parametrize("prior", [True, False])
+@pytest.mark.parametrize("prior", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_the_shares_of_separated_groups_are_their_counts_zero_included(prior):
     z, x = buyers(40, apart=12.0)
     result = em(shops(), x, KEY, prior=prior, num_restarts=4)

@@ -97,6 +97,7 @@ def test_resampled_draws_have_the_means_of_quadrature():
 # -- the weights ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_log_weight_is_target_over_proposal_by_another_librarys_density():
     model = MODELS["bento_full"]
     x = jnp.asarray(model.data.x)

@@ -63,7 +63,9 @@ def test_entries_far_apart_are_drawn_and_summed_right(dtype):
     np.testing.assert_allclose(log_sums, logsumexp(table.astype(float), axis=1), rtol=30 * np.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("model", [coffee(), bento(weights=(0.7, 0.3)), MODELS["tone_experts"]])
+@pytest.mark.parametrize(
+    "model", [coffee(), bento(weights=(0.7, 0.3)), pytest.param(MODELS["tone_experts"], marks=pytest.mark.slow)]
+)
 def test_the_density_of_a_labelling_is_the_joint_density_but_for_a_constant(model):
     assert labels.moves(model, True)
     params, z, x = model.simulate(jax.random.key(5), 40)

@@ -20,6 +20,7 @@ def test_draws_that_use_the_whole_tree_are_warned_of_and_others_not():
     assert fit(coffee(), "nuts", **SHORT).warnings == ()
 
 
+@pytest.mark.slow
 def test_ordered_draws_are_the_draws_relabelled_and_nothing_else():
     free, ordered = fit(bento_full(), "nuts", permute=False, **SHORT), fit(bento_full(), "nuts", ordered=True, **SHORT)
     assert (np.diff(ordered.params["means"], axis=-1) > 0).all()

@@ -151,7 +151,7 @@ def test_bento_with_one_of_425_grams_has_the_stored_values():
         (bento(scale=25.0), 20),
         (bento(scale=100.0), 20),  # the two modes have merged
         (bento(scale=60.0, weights=(0.7, 0.3), prior_sd=30.0), 20),
-        (coffee(scale=15.0, weights=(0.5, 0.3, 0.2)), 8),
+        pytest.param(coffee(scale=15.0, weights=(0.5, 0.3, 0.2)), 8, marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "name", str(value)),
 )

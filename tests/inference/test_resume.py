@@ -48,7 +48,7 @@ def interrupted(model, backend, monkeypatch, after=30, chunk=10):
 
 
 @pytest.mark.parametrize("backend", CHAINS)
-@pytest.mark.parametrize("model", [bento(), coffee()], ids=["bento", "coffee"])
+@pytest.mark.parametrize("model", [bento(), pytest.param(coffee(), marks=pytest.mark.slow)], ids=["bento", "coffee"])
 def test_a_run_cut_by_ctrl_c_goes_on_to_the_same_bits(model, backend, monkeypatch):
     first = interrupted(model, backend, monkeypatch)
     assert first.interrupted and first.num_done == 30 and first.assignments.shape[:2] == (2, 10)

@@ -93,6 +93,7 @@ def test_a_chain_is_declared_as_what_it_is_with_the_density_of_the_function():
         assert abs(found[n] - by_hand) < 1e-10 * (1 + abs(by_hand))
 
 
+@pytest.mark.slow
 def test_gibbs_finds_the_exact_posterior_of_a_hidden_markov_chain():
     draws = fit(declared(hidden_chain), "gibbs", X, seed=1, num_draws=4000, thin=2)
     z, mu = np.asarray(draws.assignments, float), np.asarray(draws.params["means"])
@@ -153,6 +154,7 @@ def test_paths_that_one_assignment_at_a_time_may_not_reach_have_a_warning():
     assert draws.warnings[0].startswith("some paths of assignments are impossible, and these draws move one assignment")
 
 
+@pytest.mark.slow
 def test_rows_may_be_unlike_each_other():
     @gen
     def trials():

@@ -116,6 +116,7 @@ def kernel_of(model, move):
     return tempering.gibbs_kernel(model, True)
 
 
+@pytest.mark.slow
 def test_equal_observations_are_evaluated_once_and_counted_as_often_as_they_are_there():
     model = MODELS["penguin_classes"]
     x = jax.tree.map(jnp.asarray, model.data.x)
@@ -261,7 +262,10 @@ def test_a_conjugate_rule_that_fits_at_the_last_temperature_only_is_said(monkeyp
 
 
 @pytest.mark.parametrize("move", ["gibbs", "hmc"])
-@pytest.mark.parametrize("build, scale", [(lambda: bento(scale=40.0), 0.3), (lambda: coffee(scale=20.0), 0.3)])
+@pytest.mark.parametrize(
+    "build, scale",
+    [(lambda: bento(scale=40.0), 0.3), pytest.param(lambda: coffee(scale=20.0), 0.3, marks=pytest.mark.slow)],
+)
 def test_the_move_leaves_the_joint_law_invariant(build, scale, move):
     model = build()
     assert joint_test_of(model, move, scale, 10.0, 20_000).passed

@@ -94,6 +94,7 @@ def test_a_support_that_depends_on_another_parameter_is_refused():
         fit(model, "nuts")
 
 
+@pytest.mark.slow
 def test_bounds_that_jax_computes_are_numbers():
     @gen
     def prior():

@@ -12,7 +12,7 @@ from numpyro.infer.util import log_density
 from inference import fit, space
 from zoo import MODELS, Mixture, twin
 
-NAMES = ("bento", "coffee_full", "three_gaussians")
+NAMES = ("bento", pytest.param("coffee_full", marks=pytest.mark.slow), "three_gaussians")
 
 
 def without(name):
