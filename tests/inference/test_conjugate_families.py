@@ -22,6 +22,7 @@ from genjax import (
     poisson,
     tfp_distribution,
 )
+from scipy import stats
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 from diagnostics import calibration
@@ -480,8 +481,18 @@ def test_posteriors_by_the_rules_are_the_stored_ones(name):
     q = {rule.site: rule.collapsed.posterior(params, sums[rule.site]) for rule in marginal.integrable(model)}
     found = {
         "normal_known": lambda: {"post_mean": q["m"].loc[0], "post_sd": q["m"].scale[0]},
-        "nig": lambda: {"m": q["m"].loc[0], "a": q["v"].concentration[0], "b": q["v"].rate[0]},
-        "niw": lambda: {"m": q["m"].loc[0], "nu": q["P"].concentration[0], "S": np.linalg.inv(q["P"].scale_matrix[0])},
+        "nig": lambda: {
+            "m": q["m"].loc[0],
+            "k": params["v"][0] / q["m"].scale[0] ** 2,
+            "a": q["v"].concentration[0],
+            "b": q["v"].rate[0],
+        },
+        "niw": lambda: {
+            "m": q["m"].loc[0],
+            "k": q["m"].precision_matrix[0, 0, 0] / params["P"][0, 0, 0],
+            "nu": q["P"].concentration[0],
+            "S": np.linalg.inv(q["P"].scale_matrix[0]),
+        },
         "gamma_poisson": lambda: {"post_shape": q["rate"].concentration[0], "post_rate": q["rate"].rate[0]},
         "beta_bernoulli": lambda: {"post_mean": q["theta"].mean[0]},
         "dirichlet_multinomial": lambda: {"post_mean": q["weights"].mean},
@@ -489,6 +500,17 @@ def test_posteriors_by_the_rules_are_the_stored_ones(name):
     expected = expected.get("post", expected)
     for what, value in found.items():
         np.testing.assert_allclose(value, expected[what], rtol=0, atol=tolerance)
+    assert "post" not in CONJUGATE[name]["value"] or set(found) == set(expected)
+
+
+@pytest.mark.parametrize("name", [name for name in CONJUGATE if "pred" in CONJUGATE[name]["value"]])
+def test_the_predictive_density_as_a_ratio_of_marginal_likelihoods_is_the_stored_one(name):
+    model, _, x = built(name)
+    expected = stats.t(**CONJUGATE[name]["value"]["pred"])
+    marginal_of = lambda x: float(marginal.log_marginal(model, np.zeros(len(x), int), jnp.asarray(x)))
+    for new in expected.ppf([0.01, 0.3, 0.9]):
+        found = marginal_of(np.append(x, new)) - marginal_of(x)
+        assert abs(found - expected.logpdf(new)) < CONJUGATE[name]["tolerance"]["abs"]
 
 
 def test_a_marginal_that_the_rules_do_not_give_is_refused_in_a_sentence():
