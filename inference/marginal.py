@@ -50,7 +50,7 @@ def collapsible(model) -> str | None:
     if shared:
         return f"{', '.join(shared)} is shared by all components"
     if missing:
-        return f"{', '.join(missing)} has no conjugate prior"
+        return f"no conjugate prior for {', '.join(missing)}"
     if not outside_traces(_largest_change, model) <= conjugacy.TOLERANCE[jnp.result_type(float).name]:
         sites = ", ".join(rule.site for rule in integrable(model))
         return f"{sites} are conjugate one given the others, not together"

@@ -81,7 +81,7 @@ def test_log_marginal_sums_to_the_evidence():
 def test_models_whose_parameters_stay_are_refused_with_the_reason():
     for name, reason in {
         "bento_full": "one given the others, not together",
-        "three_gaussians": "scales has no conjugate prior",
+        "three_gaussians": "no conjugate prior for scales",
         "bento_known": "no unknown parameter",
     }.items():
         with pytest.raises(Refused, match=reason):
