@@ -181,8 +181,10 @@ def forget_programs():
 
 
 def _difference(after, before):
-    """after - before, 0 where that is rounding."""
-    return jnp.where(jnp.abs(after - before) > _rounding() * (1 + jnp.abs(before)), after - before, 0.0)
+    """after - before, 0 where that is rounding; not finite where one of them alone is not."""
+    change = after - before
+    rounded = jnp.isfinite(before) & (jnp.abs(change) <= _rounding() * (1 + jnp.abs(before)))
+    return jnp.where(rounded | (after == before), 0.0, change)
 
 
 def _rounding() -> float:

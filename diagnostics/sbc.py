@@ -116,7 +116,8 @@ def sbc(model, backend, seed, *, num_datasets=200, n=10, level=0.01, progress=No
         x = take(data)
         result = inference.fit(model, backend, x, seed=int(rng.integers(2**62)), **settings)
         draws = result.draws if kind == "exact" else result
-        conjugacy_error = max(conjugacy_error, float(np.max(draws.stats.get("conjugacy_error", 0.0))))
+        error = np.max(draws.stats.get("conjugacy_error", 0.0))
+        conjugacy_error = max(conjugacy_error, np.inf if np.isnan(error) else float(error))
         thinned, correlation = independent(model, draws, kind == "mcmc", x, rng)
         if progress is not None:
             progress(i + 1, num_datasets)
@@ -130,7 +131,7 @@ def sbc(model, backend, seed, *, num_datasets=200, n=10, level=0.01, progress=No
         names = tuple(thinned)
     ranks = np.array(rows, int).reshape(len(rows), len(names))
     p = np.array([uniformity(column, NUM_RANKED) for column in ranks.T])
-    autocorrelation = float(np.mean(correlations, axis=0).max()) if rows else 0.0
+    autocorrelation = float(np.abs(np.mean(correlations, axis=0)).max()) if rows else 0.0
     return Calibration(names, p, ranks, num_datasets, dropped, autocorrelation, conjugacy_error, level)
 
 

@@ -295,7 +295,7 @@ def _draws_program(model, num_chains, num_draws, moves, block):
                 law = q[rule.site]
                 if rule.site in in_block:
                     law = optimum(rule, {**at, **params}, jnp.exp(taken_at), x)
-                value = law.sample(key_site)
+                value = conditionals.draw(law, key_site)
                 log_q += law.log_prob(value).sum()
                 params[rule.site] = value.astype(model.param_shapes[rule.site].dtype)
             return params, log_q

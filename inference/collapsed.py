@@ -53,6 +53,11 @@ def part(own, belongs):
     return belongs.reshape(belongs.shape + (1,) * (own.ndim - 1)) * own
 
 
+def of_occupied(total, sizes):
+    """The totals (K, ...), exactly 0 of a component that is empty: differences leave what rounding left."""
+    return jnp.where(sizes.reshape(sizes.shape + (1,) * (total.ndim - 1)) > 0, total, 0.0)
+
+
 @functools.cache
 def build(model, permute: bool = True, thin: int = 1) -> loop.Sampler:
     """The sampler."""
@@ -87,18 +92,20 @@ def build(model, permute: bool = True, thin: int = 1) -> loop.Sampler:
         """z after a visit to every observation; sums are carried along, and made anew in every sweep."""
 
         def visit(carry, n):
-            z, sums = carry
+            z, sums, sizes = carry
             own = jax.tree.map(lambda leaf: leaf[n], each)
             belongs = jax.nn.one_hot(z[n], K, dtype=jnp.result_type(float))
             others = jax.tree.map(functools.partial(left, belongs=belongs), sums, own)
+            others = jax.tree.map(functools.partial(of_occupied, sizes=sizes - belongs), others)
             row = jax.tree.map(lambda leaf: leaf[n][None], x)
             logits = log_predictive(others, own, row) + log_weight(others, log_weights[n])
             drawn = labels.draw_assignments(jax.random.fold_in(key, n), logits[None])[0]
-            belongs = jax.nn.one_hot(drawn, K, dtype=jnp.result_type(float))
-            sums = jax.tree.map(lambda total, s: total + part(s, belongs), others, own)
-            return (z.at[n].set(drawn), sums), None
+            joins = jax.nn.one_hot(drawn, K, dtype=jnp.result_type(float))
+            sums = jax.tree.map(lambda total, s: total + part(s, joins), others, own)
+            return (z.at[n].set(drawn), sums, sizes - belongs + joins), None
 
-        (z, _), _ = jax.lax.scan(visit, (z, sums_of(each, z)), jnp.arange(len(z)))
+        sizes = jax.nn.one_hot(z, K, dtype=jnp.result_type(float)).sum(axis=0)
+        (z, *_), _ = jax.lax.scan(visit, (z, sums_of(each, z), sizes), jnp.arange(len(z)))
         return z
 
     def log_predictive(others, own, row):

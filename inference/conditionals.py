@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from zoo.mixture import num_observations, split
+from zoo.support import inside
 
 
 class Collapsed(NamedTuple):
@@ -37,6 +38,14 @@ class Rule(NamedTuple):
     mode: Callable | None  # (params, r, x, prior) -> the maximiser, prior=False for maximum likelihood
     collapsed: Collapsed | None  # what `inference.marginal.log_marginal` integrates by; None: shared, M-step only
     of: str  # the site of the observation that it is the prior of an argument of; "z" for the mixing weights
+
+
+def draw(q, key):
+    """A draw from the NumPyro distribution q, a number inside its support: see `zoo.support.inside`."""
+    value = q.sample(key)
+    if isinstance(q, dist.Gamma | dist.InverseGamma):
+        return jnp.clip(value, jnp.finfo(value.dtype).tiny, jnp.finfo(value.dtype).max)
+    return inside(type(q).__name__, value)
 
 
 def totals(statistics, r):

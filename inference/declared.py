@@ -59,7 +59,7 @@ def probe(model, params, assignments, x) -> Probe:
     """`Probe` at params (leaves (R, ...)), assignments (R, n) and x (R, n, ...), in float64; only x is observed."""
     with enable_x64():  # for this program only: the ruler is double whatever the caller's precision
         found = jax.tree.map(np.asarray, _look(model)(params, assignments, x))
-    prior = {name: (prior_families(model)[name], arguments) for name, arguments in found.pop("prior").items()}
+    prior = {name: (model.prior_families[name], arguments) for name, arguments in found.pop("prior").items()}
     component = (model.observation_shapes["x"].family, found.pop("component"))
     return Probe(params=params, prior=prior, component=component, **found)
 
@@ -85,25 +85,12 @@ def _arrays(site):
     return {name: jnp.asarray(value) for name, value in site.parameters.items() if isinstance(value, numbers)}
 
 
-@functools.cache
-def prior_families(model) -> dict[str, str]:
-    """Class name of the distribution of every prior site; compiles nothing."""
-    found: dict[str, str] = {}
-
-    def trace(params):
-        found.update({name: site.family for name, site in model.prior_sites(params).items()})
-        return 0
-
-    jax.eval_shape(trace, model.param_shapes)
-    return found
-
-
 def arbitrary_points(model, num_points=NUM_PROBES):
     """params, assignments, x to look at: any values in the supports (to draw gammas takes seconds to compile)."""
     rng = np.random.default_rng(3)
     shapes = model.param_shapes
     params = {name: rng.standard_normal((num_points, *leaf.shape)) for name, leaf in shapes.items()}
-    for name, family in prior_families(model).items():
+    for name, family in model.prior_families.items():
         if family in ("InverseGamma", "Dirichlet"):
             params[name] = np.exp(params[name])
         if family == "Dirichlet":

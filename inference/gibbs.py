@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from inference import conjugacy, labels, loop, space
+from inference.conditionals import draw
 from inference.results import Draws
 from inference.slice import slice_coordinates
 
@@ -128,7 +129,7 @@ def build(model, num_warmup: int, permute: bool = True, thin: int = 1, accept: b
         for j, rule in enumerate(rules):
             key_draw, key_accept = jax.random.split(jax.random.fold_in(key, j))
             q = rule.conditional(params, r, x)
-            drawn = {**params, rule.site: q.sample(key_draw).astype(params[rule.site].dtype)}
+            drawn = {**params, rule.site: draw(q, key_draw).astype(params[rule.site].dtype)}
             log_ratio = q.log_prob(params[rule.site]).sum() - q.log_prob(drawn[rule.site]).sum()
             if accept:
                 log_accept = model.log_joint(drawn, z, x) - model.log_joint(params, z, x) + log_ratio
@@ -144,7 +145,7 @@ def build(model, num_warmup: int, permute: bool = True, thin: int = 1, accept: b
             every = jax.tree.map(lambda *leaves: jnp.stack(leaves), *visited)
             log_joint = jax.vmap(lambda p: model.log_joint(p, z, x))(every)
             errors = jnp.abs(jnp.diff(log_joint) + jnp.stack(log_ratios)) / (1 + jnp.abs(log_joint[1:]))
-            return errors.max()
+            return jnp.where(jnp.isnan(errors), jnp.inf, errors).max()
 
         return params, jax.lax.cond(i < num_checked, largest_error, lambda: jnp.zeros(()))
 
@@ -171,7 +172,7 @@ def build(model, num_warmup: int, permute: bool = True, thin: int = 1, accept: b
         log_density = jnp.zeros(())
         for j, rule in enumerate(rules):
             q = rule.conditional(params, r, x)
-            site = q.sample(jax.random.fold_in(key, j)).astype(params[rule.site].dtype) if to is None else to[rule.site]
+            site = draw(q, jax.random.fold_in(key, j)).astype(params[rule.site].dtype) if to is None else to[rule.site]
             log_density += q.log_prob(site).sum()
             params = {**params, rule.site: site}
         return params, log_density

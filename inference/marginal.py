@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from inference import conjugacy
+from inference import conditionals, conjugacy
 from inference.conditionals import Rule, totals
 from zoo.mixture import num_observations
 from zoo.probe import NUM_DRAWS, outside_traces
@@ -101,7 +101,7 @@ def draw(model, key, sums):
     """An exact draw from p(params | totals)."""
     params = conjugacy.somewhere(model)
     for i, rule in enumerate(integrable(model)):
-        drawn = rule.collapsed.posterior(params, sums[rule.site]).sample(jax.random.fold_in(key, i))
+        drawn = conditionals.draw(rule.collapsed.posterior(params, sums[rule.site]), jax.random.fold_in(key, i))
         params = {**params, rule.site: drawn.astype(params[rule.site].dtype)}
     return params
 

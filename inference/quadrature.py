@@ -111,7 +111,7 @@ def quadrature(model, x, key, *, tolerance=1e-9, num_checks=100_000, progress=No
         grid, boxes, change = _refined(work, centres, tolerance)
         report(2, 4)
         missed = _missed_mass(work, centres, boxes, grid.log_evidence, key_checks, num_checks)
-        if missed > 100 * tolerance:  # the estimate is noisy; a missed mode shows as orders of magnitude
+        if not missed <= 100 * tolerance:  # the estimate is noisy; a missed mode shows as orders of magnitude
             raise RuntimeError(f"quadrature can have missed posterior mass {missed:.1e} outside its grid")
         report(3, 4)
         log_weights = grid.log_density - logsumexp(grid.log_density)

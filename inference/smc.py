@@ -34,7 +34,8 @@ MOST = 256  # unknown numbers D: near t the log likelihood has variance D / (2 t
 BISECTIONS = 40
 TARGET_ACCEPT = 0.8
 LANES, CELLS = 16, 2**18  # particles that are worked on at once, and table cells: more is no faster
-CONJUGATE = 0.99  # share of conjugate draws accepted below which a rule does not fit
+# share of sweeps whose conjugate draws were all accepted below which a rule does not fit; by precision
+CONJUGATE = {"float64": 0.99, "float32": 0.9}
 
 
 def refuses(model, x) -> str | None:
@@ -71,7 +72,8 @@ def smc(
     runs, which make up the evidence, would still differ by more than HOPELESS after them (`_hopeless`).
     `params` (C, S, ...), `log_weights` (C, S) the log evidence of each run: the mean weight is the evidence, and its
     standard error comes from the spread of the runs. Assignments are exact draws from the table. `stats` (C, S) have
-    each run's number of temperatures, and the mean and the least of the acceptance rate at each.
+    each run's number of temperatures, the mean and the least of the acceptance rate at each ("gibbs": the share of
+    sweeps whose conjugate draws were all accepted), and the share of its prior draws whose density is not a number.
     """
     if num_runs < 8:
         raise ValueError(f"num_runs should be at least 8, since errors come from the spread of runs; got {num_runs}")
@@ -122,7 +124,12 @@ def smc(
     elif error > LARGEST_SE:
         said = (f"the log evidence has a standard error of {error:.2g}, above {LARGEST_SE}: more particles lower it",)
     known = stable and error <= STABLE and bool(np.isfinite(log_z).all())
-    if move == "gibbs" and (rate := stats["least_acceptance_rate"].min()) < CONJUGATE:
+    if lost := stats["not_a_number"].mean():
+        said += (
+            f"at {lost:.1%} of the prior draws the density is no number and counts as 0: this is the posterior under "
+            "the rest of the prior; check the model",
+        )
+    if move == "gibbs" and (rate := stats["least_acceptance_rate"].min()) < CONJUGATE[jnp.result_type(float).name]:
         said += (f"a conjugate conditional does not fit: as Metropolis-Hastings proposals {rate:.0%} were accepted",)
     finish = _finish(model)
     arguments = (jax.random.fold_in(key, 0), u, x)
@@ -254,6 +261,7 @@ def _run(model, S, move, permute):
 
     def run(key, draws, moves, x):
         u = jax.vmap(of.unconstrain)(draws)
+        lost = jax.lax.map(lambda p: jnp.isnan(path(p, 1.0, x)), draws, batch_size=_lanes(S, model, x))
         zero = jnp.zeros((), u.dtype)
         state = (u, zero, zero + 0.2, zero, jnp.int32(0), (zero, zero + 1), jnp.int32(0))
         going = lambda state: (state[1] < 1) & (state[4] < MAX_TEMPERATURES)
@@ -264,7 +272,8 @@ def _run(model, S, move, permute):
             "acceptance_rate": total / i,
             "least_acceptance_rate": least,
             "num_temperatures": i.astype(u.dtype),
-            "num_evaluations": looks * S + sweeps * (move == "gibbs"),
+            "not_a_number": lost.mean(dtype=u.dtype),
+            "num_evaluations": S + looks * S + sweeps * (move == "gibbs"),
             "num_gradients": i * S + sweeps * (tempering.NUM_LEAPS + 1) * (move == "hmc"),
         }
         return u, stats

@@ -187,9 +187,10 @@ def starts(model, key, x, num_chains):
 def _pick(model):
     def pick(key, candidates, x):
         pointwise = jax.vmap(lambda params: model.pointwise_log_likelihood(params, x))(candidates)
-        chosen = jax.random.categorical(key, jnp.nan_to_num(pointwise.sum(axis=1), nan=-jnp.inf))
-        params = jax.tree.map(lambda leaf: leaf[chosen], candidates)
-        return chosen, model.log_prior(params), pointwise[chosen]
+        log_prior = jax.vmap(model.log_prior)(candidates)
+        log_likelihood = jnp.nan_to_num(pointwise.sum(axis=1), nan=-jnp.inf)
+        chosen = jax.random.categorical(key, jnp.where(jnp.isfinite(log_prior), log_likelihood, -jnp.inf))
+        return chosen, log_prior[chosen], pointwise[chosen]
 
     return jax.jit(pick)
 

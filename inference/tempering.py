@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from inference import conjugacy, labels, space
+from inference.conditionals import draw
 from inference.slice import slice_coordinates
 
 NUM_LEAPS = 8
@@ -67,7 +68,8 @@ def tempered_table(model, params, t, x):
 
 
 def gibbs_kernel(model, permute):
-    """(key, u, t, scale, sd, x) -> u, share of conjugate draws accepted: one sweep that leaves the law at t alone.
+    """(key, u, t, scale, sd, x) -> u, 1 if all conjugate draws were accepted, else 0: one sweep that leaves the law at
+    t alone.
 
     Assignments given the parameters, every conjugate site given these, slices for the other sites, the labelling; no
     use of scale and sd. Conjugate draws are proposals whose log acceptance ratio is 0 to rounding if the rule is right.
@@ -88,17 +90,17 @@ def gibbs_kernel(model, permute):
         params = of.constrain(u)
         z = labels.draw_assignments(key_assign, tempered_table(model, params, t, x))
         r = jax.nn.one_hot(z, K, dtype=u.dtype)
-        accepted = jnp.zeros((), u.dtype)
+        accepted = jnp.ones((), u.dtype)
         here = log_complete(params, r, t, x) if rules else 0.0
         for j, rule in enumerate(rules):
             key_draw, key_accept = jax.random.split(jax.random.fold_in(key_rules, j))
             q = rule.conditional(params, r if rule.of == "z" else t * r, x)
-            drawn = {**params, rule.site: q.sample(key_draw).astype(params[rule.site].dtype)}
+            drawn = {**params, rule.site: draw(q, key_draw).astype(params[rule.site].dtype)}
             there = log_complete(drawn, r, t, x)
             back = q.log_prob(params[rule.site]).sum() - q.log_prob(drawn[rule.site]).sum()
             taken = jnp.log(jax.random.uniform(key_accept)) < there - here + back
             params = {name: jnp.where(taken, drawn[name], params[name]) for name in params}
-            here, accepted = jnp.where(taken, there, here), accepted + taken / len(rules)
+            here, accepted = jnp.where(taken, there, here), accepted * taken
         if len(coordinates):
             target = lambda u: log_complete(of.constrain(u), r, t, x) + of.log_det(u)
             u, _ = slice_coordinates(key_slice, target, of.unconstrain(params), coordinates)
@@ -107,7 +109,7 @@ def gibbs_kernel(model, permute):
             swapped = lambda s: log_complete(model.permute(params, s), jnp.zeros_like(r).at[:, s].set(r), t, x)
             s = labels.redraw(model, key_labels, jnp.arange(K, dtype=jnp.int32), swapped)
             params = model.permute(params, s)
-        return of.unconstrain(params), accepted if rules else jnp.ones((), u.dtype)
+        return of.unconstrain(params), accepted
 
     return kernel
 

@@ -63,6 +63,18 @@ class Mixture:
         return jax.eval_shape(lambda key: introspect.sample(self.prior, (), key)[0], jax.random.key(0))
 
     @functools.cached_property
+    def prior_families(self) -> dict[str, str]:
+        """The prior's choices: name -> distribution family. Compiles nothing."""
+        found: dict[str, str] = {}
+
+        def look(params):
+            found.update({name: site.family for name, site in self.prior_sites(params).items()})
+            return 0
+
+        jax.eval_shape(look, self.param_shapes)
+        return found
+
+    @functools.cached_property
     def observation_shapes(self) -> dict[str, Shape]:
         """The observation's sites, "z" included: name -> shape, dtype, distribution family. Compiles nothing."""
         families = {}
@@ -478,7 +490,13 @@ def split(x) -> tuple[dict, Any]:
 @functools.cache
 def _prior_draws(model: Mixture):
     # one draw at a time: the gamma samplers compile several times slower under vmap
-    return jax.jit(lambda keys: jax.lax.map(lambda key: introspect.sample(model.prior, (), key)[0], keys))
+    families = model.prior_families
+
+    def one(key):
+        drawn = introspect.sample(model.prior, (), key)[0]
+        return {name: support.inside(families[name], leaf) for name, leaf in drawn.items()}
+
+    return jax.jit(lambda keys: jax.lax.map(one, keys))
 
 
 @functools.cache

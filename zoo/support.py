@@ -40,6 +40,17 @@ class Shape(NamedTuple):
     num_categories: int | None = None
 
 
+def inside(family, value):
+    """A draw of shares of `family`, moved off the border of its support, where underflow or rounding may put it and its
+    density is 0 or infinite: to the nearest number of its precision inside. Under Dirichlet(.01, .01) one weight in
+    2,400 is below every float64."""
+    if family == "Dirichlet":
+        return jnp.maximum(value, jnp.finfo(value.dtype).tiny)
+    if family == "Beta":
+        return jnp.clip(value, jnp.finfo(value.dtype).tiny, 1 - jnp.finfo(value.dtype).epsneg)
+    return value
+
+
 def num_categories(site) -> int | None:
     tables = [site.parameters[k] for k in ("probs", "logits") if k in site.parameters]
     return int(np.shape(tables[0])[-1]) if site.family == "Categorical" and tables else None

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 import pytest
 
@@ -54,6 +55,22 @@ def test_a_kernel_that_never_moves_fails():
     result = calibration.joint_test(model, still, jax.random.key(0), num_replicates=500, num_steps=2)
     assert not result.z.any() and result.stuck == ("means", "partition") and not result.passed
     assert "hardly ever moved: means, partition" in str(result)
+
+
+@pytest.mark.parametrize("lost", [jnp.nan, jnp.inf])
+def test_a_kernel_that_now_and_then_returns_no_number_fails(lost):
+    model = calibration.wide("bento")
+    sampler = gibbs.build(model, 0)
+
+    def step(key, i, state, x):
+        state, out = sampler.step(key, i, state, x)
+        means = jnp.where(jax.random.uniform(key) < 0.02, lost, state.params["means"])
+        return state, out | {"params": {"means": means}}
+
+    result = calibration.joint_test(
+        model, sampler._replace(step=step), jax.random.key(0), num_replicates=500, num_steps=2
+    )
+    assert not result.passed and abs(result.worst[1]) == np.inf
 
 
 def test_a_kernel_that_only_relabels_fails():
