@@ -197,6 +197,11 @@ def _side_by_side(todo, processes, progress):
                 if progress is not None:
                     progress("cells", done, len(todo))
                 yield row
+        except concurrent.futures.BrokenExecutor:
+            raise ValueError(
+                "a process ended in the middle of a cell, killed or out of memory; no row is lost: go on with "
+                "--resume, and fewer --processes"
+            ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

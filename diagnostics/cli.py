@@ -198,7 +198,7 @@ def build_command(name: str, parser: Parser | None = None) -> Parser:
         "data had taken out, where that is standardised",
     )
     if name == "fit":
-        add("--backend", metavar="NAME", default="gibbs", help="default: gibbs")
+        add("--backend", metavar="NAME", help="default: gibbs, or that of the run gone on with")
         add("--resume", metavar="RUN.nc", help="go on with a saved run of chains: interrupted, or to more --draws")
     else:
         add("--backends", metavar="NAME[,NAME]", help="default: every one that applies")

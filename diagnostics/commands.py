@@ -110,6 +110,9 @@ def _draw_views(model, folder):
 
 def fit(args) -> int:
     """`zoo fit`: one back end; a summary, and <backend>.nc."""
+    if args.resume is not None:
+        _as_saved(args)
+    args.backend = args.backend or "gibbs"
     comparison = _run(args, [args.backend], args.resume)
     entry = comparison.backends[args.backend]
     written = []
@@ -215,6 +218,23 @@ def _run(args, backends, resume=None):
         seed, settings, earlier = _resumed(args, model, observed, plan(names, settings)[names[0]])
     with tables.progress_bars(not (args.quiet or args.json)) as progress:
         return compare(model, backends, x, seed, settings, progress=progress, resume=earlier)
+
+
+def _as_saved(args):
+    """Model and back end of the saved run, where the command line leaves them out."""
+    if args.backend is not None and (args.name or args.model):
+        return
+    prepare(args.precision)
+    from diagnostics import resume, saved
+
+    model, backend = resume.origin(args.resume)
+    args.backend = args.backend or backend
+    if args.name or args.model:
+        return
+    if args.set:
+        raise ValueError("--set changes a MODEL, and none is given; leave it out: the saved run's constants are taken")
+    args.name, constants = saved.named(model, f"--resume: {args.resume}")
+    args.set = [f"{name}={json.dumps(value)}" for name, value in constants.items()]  # TOML, too
 
 
 def _resumed(args, model, x, given):

@@ -5,7 +5,6 @@ settings, precision and versions. Each mismatch is one sentence.
 """
 
 import json
-import pathlib
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -33,11 +32,7 @@ def read(path, model, x) -> Saved:
 
     ValueError with one sentence: no such file, no chains in it, or a run of another model, data, precision or version.
     """
-    path = pathlib.Path(path)
-    data = load(path, "run", "--resume: ")
-    said = dict(data.attrs) or dict(getattr(data, "posterior", data).attrs)
-    if "sampler_state" not in data.groups() or "assignments" not in data.posterior:
-        raise ValueError(f"--resume: {path} has no chains with their state and assignments; run it anew")
+    data, said = _of_chains(path)
     _check(path, said, model, x)
     stats = {name: np.asarray(leaf) for name, leaf in data.sample_stats.data_vars.items()}
     return Saved(
@@ -54,6 +49,21 @@ def read(path, model, x) -> Saved:
         int(said["seed"]),
         json.loads(said["settings"]),
     )
+
+
+def origin(path) -> tuple[str, str]:
+    """The names of the model, constants included, and of the back end of the run in the file `path`."""
+    _, said = _of_chains(path)
+    return said["model"], said["backend"]
+
+
+def _of_chains(path):
+    """What is in the file of a run of chains, and what it says of it."""
+    data = load(path, "run", "--resume: ")
+    said = dict(data.attrs) or dict(getattr(data, "posterior", data).attrs)
+    if "sampler_state" not in data.groups() or "assignments" not in data.posterior:
+        raise ValueError(f"--resume: {path} has no chains with their state and assignments; run it anew")
+    return data, said
 
 
 def settings(saved: Saved, given: dict[str, Any]) -> dict[str, Any]:

@@ -97,6 +97,19 @@ def rebuilt(name: str, where: str = "the result") -> Mixture:
     """The zoo's model called `name`, constants included: `bento[scale=25.0]`."""
     import zoo
 
+    bare, given = named(name, where)
+    model = zoo.MODELS.builder(bare)(**given)
+    if model.name != name:
+        raise ValueError(
+            f"{where} is a result of {name}, whose constants cannot be read off; give --model {bare} --set NAME=VALUE"
+        )
+    return model
+
+
+def named(name: str, where: str) -> tuple[str, dict[str, Any]]:
+    """`bento[scale=25.0]` -> ("bento", {"scale": 25.0}). ValueError where the zoo has no such model."""
+    import zoo
+
     bare, bracket, constants = name.partition("[")
     if bare not in zoo.catalogue():
         raise ValueError(f"{where} is a result of {name}, which the zoo has not; give --model path/file.py:NAME")
@@ -106,12 +119,7 @@ def rebuilt(name: str, where: str = "the result") -> Mixture:
             given[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             given[key] = text
-    model = zoo.MODELS.builder(bare)(**given)
-    if model.name != name:
-        raise ValueError(
-            f"{where} is a result of {name}, whose constants cannot be read off; give --model {bare} --set NAME=VALUE"
-        )
-    return model
+    return bare, given
 
 
 def _observations(data, model, where):

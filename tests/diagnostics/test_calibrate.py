@@ -1,6 +1,8 @@
 """The table of proofs: what counts as failing, what is run again, and how it is written."""
 
+import concurrent.futures
 import json
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -144,6 +146,21 @@ def test_processes_change_no_figure():
     assert [row["backend"] for row in two] == ["gibbs", "importance"] and all(row["seconds"] > 0 for row in two)
     assert [row | {"seconds": 0} for row in two] == [row | {"seconds": 0} for row in one]
     assert one[0]["joint"]["z"] and one[0]["sbc"]["p"] and not one[0]["failed"]
+
+
+def test_a_process_that_is_killed_ends_the_table_in_a_sentence(monkeypatch):
+    class Killed(concurrent.futures.ThreadPoolExecutor):
+        def __init__(self, processes, **how):
+            super().__init__(processes)
+
+        def submit(self, *args):
+            future = concurrent.futures.Future()
+            future.set_exception(BrokenProcessPool("a process was terminated abruptly"))
+            return future
+
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", Killed)
+    with pytest.raises(ValueError, match="a process ended in the middle of a cell.* --resume"):
+        list(calibrate._side_by_side([(MODELS["bento"], CELL)], 2, None))
 
 
 def test_the_table_covers_every_model():

@@ -27,8 +27,8 @@ def test_a_run_that_goes_on_from_its_file_has_the_draws_of_one_without_a_break(b
     how = f"--backend {backend} --seed 3 {COMMON}"
     assert fit(f"{how} --draws 15 --out {tmp_path}/short") == 0
     assert fit(f"{how} --draws 40 --out {tmp_path}/whole") == 0
-    again = f"--backend {backend} --resume {tmp_path}/short/{backend}.nc --draws 40 --out {tmp_path}/again"
-    assert fit(again) == 0
+    again = f"fit --resume {tmp_path}/short/{backend}.nc --draws 40 --out {tmp_path}/again --quiet"
+    assert cli.main(again.split()) == 0
     one, two = (az.from_netcdf(f"{tmp_path}/{name}/{backend}.nc") for name in ("whole", "again"))
     assert one.groups() == two.groups() and one.posterior.sizes["draw"] == 40
     for group in ("posterior", "sample_stats", "sampler_state", "log_likelihood", "posterior_predictive"):
@@ -47,15 +47,26 @@ def saved(tmp_path_factory):
     return folder
 
 
+def test_the_file_says_which_model_with_which_constants_it_is_of(tmp_path):
+    how = ["--set", "scale=25", "--set", "weights=[0.7, 0.3]", "--chains", "2", "--warmup", "2", "--draws", "4"]
+    assert cli.main(["fit", "bento", *how, "--quiet", "--out", f"{tmp_path}/short"]) == 0
+    assert cli.main(f"fit --resume {tmp_path}/short/gibbs.nc --draws 6 --quiet --out {tmp_path}/again".split()) == 0
+    again = az.from_netcdf(f"{tmp_path}/again/gibbs.nc")
+    assert again.attrs["model"] == "bento[scale=25.0,weights=(0.7,0.3)]" and again.posterior.sizes["draw"] == 6
+
+
 @pytest.mark.parametrize(
     "line, sentence",
     [
         ("coffee --resume {0}/nothing.nc", "no file"),
+        ("--resume {0}/text.nc", "cannot be read as a run"),
+        ("--set scale=6 --resume {0}/gibbs.nc", "--set changes a MODEL, and none is given"),
         ("coffee --resume {0}/text.nc", "cannot be read as a run"),
         ("bento --resume {0}/gibbs.nc", "a run of coffee, not of bento"),
         ("coffee --set scale=6 --resume {0}/gibbs.nc", "a run of coffee, not of coffee[scale=6.0]"),
         ("coffee --backend nuts --resume {0}/gibbs.nc", "give --backend gibbs"),
         ("coffee --backend em --resume {0}/gibbs.nc", "em has none"),
+        ("--backend nuts --resume {0}/gibbs.nc", "give --backend gibbs"),
         ("coffee --resume {0}/gibbs.nc --seed 4", "has seed 3, not 4"),
         ("coffee --resume {0}/gibbs.nc --seed 0", "has seed 3, not 0"),
         ("coffee --resume {0}/gibbs.nc --option thin=2", "has thin = 5, not 2"),

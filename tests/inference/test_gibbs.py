@@ -9,6 +9,7 @@ from diagnostics import calibration, mutations
 from inference import conjugacy, fit, gibbs
 from zoo.models.bento import bento_425
 from zoo.models.coffee import coffee
+from zoo.models.overfitted import galaxy_sparse
 
 IN_WARMUP = 10**6  # warmup steps, more than any test runs: every step has its jump
 
@@ -58,3 +59,13 @@ def test_warmup_has_jumps_and_the_draws_after_it_have_none():
     found = len(conjugacy.rules(coffee()))
     sweep, check = cost(1, 11) - cost(1, 10), found + 1
     assert cost(5, 10) == 15 * sweep + 5 * (2 + check)
+
+
+def test_weights_that_no_float_can_hold_stay_inside_the_simplex():
+    """Under Dirichlet(.001, ...) half of the weights of empty components are below every float64."""
+    model = galaxy_sparse(concentration=0.001, num_components=4)
+    draws = fit(model, "gibbs", num_chains=2, num_warmup=300, num_draws=300)
+    smallest = np.finfo(float).tiny
+    assert draws.warnings == () and np.isfinite(draws.stats["lp"]).all() and draws.stats["conjugacy_error"].max() < 1e-9
+    assert draws.params["weights"].min() == smallest
+    assert model.prior_draws(jax.random.key(0), 1000)["weights"].min() == smallest

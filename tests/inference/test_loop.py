@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from genjax import categorical, gamma, gen, mv_normal, normal, uniform
+from genjax import categorical, gamma, gen, mv_normal, normal, poisson, uniform
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from inference import BACKENDS, fit, loop, space
@@ -147,6 +147,23 @@ def test_a_parameter_whose_prior_has_no_density_at_its_own_draws_is_named():
     model = dataclasses.replace(NARROW, name="extreme", prior=prior)
     with pytest.raises(ValueError, match="the prior of extreme gives its own draws of rates no finite density"):
         space.check_density(model, np.array([0.5]))
+
+
+def test_a_chain_starts_where_its_prior_has_a_density():
+    """Half of the draws of Gamma(.001, .001) are 0 in float64, where the density is infinite and x = 0 certain."""
+
+    @gen
+    def prior():
+        return {"rates": gamma(np.full(2, 0.001), 0.001) @ "rates"}
+
+    @gen
+    def observation(params):
+        z = categorical(probs=np.full(2, 0.5)) @ "z"
+        return poisson(params["rates"][z]) @ "x"
+
+    model = Mixture(name="vague", num_components=2, exchangeable=True, prior=prior, observation=observation)
+    starts = space.starts(model, jax.random.key(0), jnp.zeros(3), 20)["rates"]
+    assert (model.prior_draws(jax.random.key(1), 100)["rates"] == 0).mean() > 0.2 and (starts > 0).all()
 
 
 def test_the_linear_algebra_of_a_run_stays_on_one_thread_and_is_free_again_after_it():

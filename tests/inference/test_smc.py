@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from genjax import gen, normal
 from jax.experimental import disable_x64
@@ -97,6 +99,31 @@ def test_a_run_that_never_arrived_leaves_no_estimate(monkeypatch):
     result = fit(MODELS["bento"], "smc", seed=1, num_particles=16)
     assert result.log_evidence is None and result.log_evidence_se is None
     assert result.warnings[0].startswith("no estimate: 1 of 8 runs did not reach the posterior")
+
+
+def test_prior_draws_whose_density_is_no_number_are_counted_and_said():
+    """The scale is a square root of a Normal(1, 1): no number at 16 percent of the draws of one of two components."""
+
+    @gen
+    def prior():
+        return {"squares": normal(np.ones(2), 1.0) @ "squares"}
+
+    @gen
+    def observation(params):
+        z = categorical(probs=np.full(2, 0.5)) @ "z"
+        return normal(0.0, jnp.sqrt(params["squares"][z])) @ "x"
+
+    def twin(x):
+        squares = numpyro.sample("squares", dist.Normal(1.0, 1.0).expand([2]).to_event(1))
+        parts = dist.Normal(0.0, jnp.sqrt(squares))
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("x", dist.MixtureSameFamily(dist.Categorical(jnp.full(2, 0.5)), parts), obs=x)
+
+    model = Mixture(name="roots", num_components=2, exchangeable=True, prior=prior, observation=observation, twin=twin)
+    result = fit(model, "smc", np.array([0.5, -1.0]), seed=1, num_particles=256, max_moves=2)
+    share, expected = result.stats["not_a_number"].mean(), 1 - stats.norm.cdf(1) ** 2
+    assert abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / (8 * 256))
+    assert f"at {share:.1%} of the prior draws the density is no number" in " ".join(result.warnings)
 
 
 def test_next_temperature_keeps_the_stated_share_of_the_particles():
