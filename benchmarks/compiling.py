@@ -1,6 +1,6 @@
 """Seconds that every back end takes to trace and compile, at 20 observations and at 2,000, each in a fresh process.
 
-    python benchmarks/compiling.py [runs]
+    python benchmarks/compiling.py [runs [model ...]]
 
 Compile seconds are those that `fit` reports in `cost`, at default settings but for few draws, restarts or particles:
 programs are those of a full run. `enumeration` and `quadrature` serve few observations only, and are left out at many.
@@ -36,11 +36,11 @@ def compile_seconds(model, backend, n):
     return None if found.returncode else float(found.stdout)
 
 
-def main(runs: int) -> None:
+def main(runs: int, models) -> None:
     import inference
 
     print("| model | back end | N = 20: median (range) | N = 2,000 | at most |\n| --- | --- | --- | --- | --- |")
-    for model in MODELS:
+    for model in models:
         for backend in inference.TABLE:
             cells = []
             for n in NUMS:
@@ -52,4 +52,4 @@ def main(runs: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3, sys.argv[2:] or MODELS)

@@ -266,7 +266,8 @@ NOTES = """\
   of each quantity ranked among {ranked} draws: the smallest exact p-value of the ranks' empirical distribution
   function. The bound is Bonferroni's at .01 over the table. A failing cell is run once more with a new seed and {again}
   times the data sets, which decide. *Not established*: more than 2 percent of the data sets were dropped, because
-  chains had not mixed or weights had collapsed, or the thinned draws stayed correlated.
+  chains had not mixed or weights had collapsed, or the thinned draws stayed correlated (not looked at where they are
+  weighted).
 - **Ratio test** of every conjugate conditional against the joint density: largest relative error.
 - Models have constants at which 8 observations and the prior weigh alike: they are in the names.
 - Approximations are expected to fail SBC, and the table says so. Points and grids have no draws to rank.

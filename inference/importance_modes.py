@@ -66,7 +66,8 @@ def importance_modes(
     Pareto smoothed (Vehtari et al. 2024, JMLR 25, section 3.2); `stats["pareto_k"]` is of the raw ones too. Below 100
     effective draws, or with Pareto k above .7, there is no estimate of the evidence and the warnings say so.
     `num_resampled` > 0 adds `resampled`, that many equal-weight draws by systematic resampling
-    (sampling-importance-resampling, Rubin 1988), assignments included.
+    (sampling-importance-resampling, Rubin 1988), assignments included. A mode that no restart met is missing, unless
+    it is a relabelling of one that was met.
     """
     if num_particles < 2 or (block is not None and block < 1):  # one weight says nothing of its own error
         raise ValueError(f"num_particles should be at least 2 and block at least 1, got {num_particles} and {block}")
