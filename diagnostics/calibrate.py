@@ -190,8 +190,8 @@ def _side_by_side(todo, processes, progress):
     precision = "float64" if jax.config.jax_enable_x64 else "float32"
     how = dict(mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(precision,))
     with concurrent.futures.ProcessPoolExecutor(processes, **how) as pool:
-        futures = [pool.submit(_measured_by_name, model.name, cell) for model, cell in todo]
         try:
+            futures = [pool.submit(_measured_by_name, model.name, cell) for model, cell in todo]
             for done, future in enumerate(concurrent.futures.as_completed(futures), 1):
                 row = future.result()
                 if progress is not None:
@@ -199,8 +199,8 @@ def _side_by_side(todo, processes, progress):
                 yield row
         except concurrent.futures.BrokenExecutor:
             raise ValueError(
-                "a process ended in the middle of a cell, killed or out of memory; no row is lost: go on with "
-                "--resume, and fewer --processes"
+                "a process ended in the middle of a cell, killed or out of memory; the table of --out has the rows "
+                "before it: go on with --resume, and fewer --processes"
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

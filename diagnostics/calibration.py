@@ -181,7 +181,7 @@ def forget_programs():
 
 
 def _difference(after, before):
-    """after - before, 0 where that is rounding; not finite where one of them alone is not."""
+    """after - before, 0 where that is rounding or both are the same infinity; not finite where one of them is not."""
     change = after - before
     rounded = jnp.isfinite(before) & (jnp.abs(change) <= _rounding() * (1 + jnp.abs(before)))
     return jnp.where(rounded | (after == before), 0.0, change)

@@ -112,7 +112,8 @@ def fit(args) -> int:
     """`zoo fit`: one back end; a summary, and <backend>.nc."""
     if args.resume is not None:
         _as_saved(args)
-    args.backend = args.backend or "gibbs"
+    if args.backend is None:
+        args.backend = "gibbs"
     comparison = _run(args, [args.backend], args.resume)
     entry = comparison.backends[args.backend]
     written = []
@@ -225,10 +226,12 @@ def _as_saved(args):
     if args.backend is not None and (args.name or args.model):
         return
     prepare(args.precision)
+    hush()
     from diagnostics import resume, saved
 
     model, backend = resume.origin(args.resume)
-    args.backend = args.backend or backend
+    if args.backend is None:
+        args.backend = backend
     if args.name or args.model:
         return
     if args.set:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
+from jax.scipy.special import gammaln
 
 from zoo.mixture import num_observations, split
 from zoo.support import inside
@@ -38,6 +39,14 @@ class Rule(NamedTuple):
     mode: Callable | None  # (params, r, x, prior) -> the maximiser, prior=False for maximum likelihood
     collapsed: Collapsed | None  # what `inference.marginal.log_marginal` integrates by; None: shared, M-step only
     of: str  # the site of the observation that it is the prior of an argument of; "z" for the mixing weights
+
+
+class InverseGamma(dist.InverseGamma):
+    """Its log density by a formula that holds as far as numbers reach: NumPyro's squares the value."""
+
+    def log_prob(self, value):
+        a, b = self.concentration, self.rate
+        return a * jnp.log(b) - gammaln(a) - (a + 1) * jnp.log(value) - b / value
 
 
 def draw(q, key):
@@ -122,7 +131,7 @@ def normal_spread(model, site, of, family, mean_site=None, shared=False):
     spread for all k, and sums over k too.
     """
     precision = family == "Gamma"
-    build = dist.Gamma if precision else dist.InverseGamma
+    build = dist.Gamma if precision else InverseGamma
 
     def hyper(params):
         return _prior_arguments(model, params, site, "concentration", "rate" if precision else "scale")

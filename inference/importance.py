@@ -18,7 +18,6 @@ from scipy.special import logsumexp
 
 from inference import labels, loop
 from inference.results import INTERRUPTED, Cost, Draws
-from zoo import introspect
 from zoo.mixture import num_observations
 
 CELLS = 2**20  # table cells in one block: 8 MiB in float64, and some ten arrays of that size
@@ -268,7 +267,7 @@ def _summed_out(model):
     def block(keys, rows, x):
         key_params, key_assign = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         # one draw at a time: measured as fast as vmap, and the gamma samplers compile four times faster
-        params = jax.lax.map(lambda key: introspect.sample(model.prior, (), key)[0], key_params)
+        params = jax.lax.map(model.prior_draw, key_params)
         if params:
             return {"params": params, "log_weights": jax.vmap(lambda p: model.log_likelihood(p, x))(params)}
         table = model.log_table({}, x)
@@ -287,7 +286,7 @@ def _proposed(model, n, keep_assignments):
         constraints = ChoiceMap.d({("obs", *name.split(".")): leaf for name, leaf in observed.items()})
         trace, log_weight = joint.generate(key, constraints, ())
         choices = trace.get_choices()
-        params = {name: choices[tuple(name.split("."))] for name in model.param_shapes}
+        params = model.inside({name: choices[tuple(name.split("."))] for name in model.param_shapes})
         out = {"params": params, "log_weights": log_weight}
         if keep_assignments:
             out["assignments"] = choices["obs", "z"].astype(jnp.int32)

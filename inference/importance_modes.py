@@ -24,7 +24,6 @@ from scipy.special import logsumexp
 from inference import em as modes
 from inference import importance, labels, loop, space
 from inference.results import INTERRUPTED, Cost, Draws
-from zoo import introspect
 from zoo.mixture import num_observations, permutations
 from zoo.probe import NUM_DRAWS
 
@@ -273,7 +272,7 @@ def _particles(model):
         """A draw from q: params and u."""
         key_place, key_prior, key_normal, key_chi = jax.random.split(key, 4)
         real = proposal.centres.dtype
-        from_prior = introspect.sample(model.prior, (), key_prior)[0]
+        from_prior = model.prior_draw(key_prior)
         pick = jax.random.uniform(key_place, dtype=real)
         steps = jnp.cumsum(proposal.shares)
         j = jnp.sum((pick - DEFENSIVE) / (1 - DEFENSIVE) * steps[-1] >= steps[:-1])

@@ -126,7 +126,7 @@ def smc(
     known = stable and error <= STABLE and bool(np.isfinite(log_z).all())
     if lost := stats["not_a_number"].mean():
         said += (
-            f"at {lost:.1%} of the prior draws the density is no number and counts as 0: this is the posterior under "
+            f"at {lost:.2g} of the prior draws the density is no number and counts as 0: this is the posterior under "
             "the rest of the prior; check the model",
         )
     if move == "gibbs" and (rate := stats["least_acceptance_rate"].min()) < CONJUGATE[jnp.result_type(float).name]:

@@ -204,6 +204,7 @@ def _check_start(chain, params, log_prior, pointwise, x):
     if not len(bad):
         raise ValueError(f"chain {chain} has no start: the prior gives its own draw {where} log density {log_prior}")
     raise ValueError(
-        f"chain {chain} has no start: none of {NUM_CANDIDATES} prior draws gives all data a finite density; the best, "
-        f"{where}, gives {_row(x, bad[0])} log density {pointwise[bad[0]]}; check the units of x, or the prior"
+        f"chain {chain} has no start: none of {NUM_CANDIDATES} prior draws gives itself and all data a finite density; "
+        f"the best, {where}, gives {_row(x, bad[0])} log density {pointwise[bad[0]]}; check the units of x, or the "
+        "prior"
     )

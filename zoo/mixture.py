@@ -157,6 +157,14 @@ class Mixture:
     def observation_names(self) -> tuple[str, ...]:
         return tuple(name for name in self.observation_shapes if name != "z")
 
+    def prior_draw(self, key) -> Params:
+        """A draw from the prior; shares that underflow are just inside their simplex (`zoo.support.inside`)."""
+        return self.inside(introspect.sample(self.prior, (), key)[0])
+
+    def inside(self, params: Params) -> Params:
+        """A draw of the parameters, its shares off the border."""
+        return {name: support.inside(self.prior_families[name], leaf) for name, leaf in params.items()}
+
     def prior_draws(self, key, n: int) -> Params:
         """n independent draws from the prior, leaves (n, ...). Host side; one compilation per (model, n)."""
         return _prior_draws(self)(jax.random.split(key, n))
@@ -490,13 +498,7 @@ def split(x) -> tuple[dict, Any]:
 @functools.cache
 def _prior_draws(model: Mixture):
     # one draw at a time: the gamma samplers compile several times slower under vmap
-    families = model.prior_families
-
-    def one(key):
-        drawn = introspect.sample(model.prior, (), key)[0]
-        return {name: support.inside(families[name], leaf) for name, leaf in drawn.items()}
-
-    return jax.jit(lambda keys: jax.lax.map(one, keys))
+    return jax.jit(lambda keys: jax.lax.map(model.prior_draw, keys))
 
 
 @functools.cache

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from genjax import exponential, gen, normal
 
 from diagnostics import calibration, mutations
 from inference import BACKENDS, TABLE, gibbs, loop
-from zoo import MODELS
+from zoo import MODELS, Mixture
+from zoo.distributions import categorical
 from zoo.models.bento import bento
 
 FULL = dict(num_replicates=20_000, num_steps=5)
@@ -38,6 +40,27 @@ def test_kernel_leaves_the_joint_law_invariant(name, backend):
     replicates, steps = calibration.SIZES.get(backend, (20_000, 5))
     how = dict(num_replicates=replicates, num_steps=steps, level=0.01 / len(list(cells())))
     result = calibration.joint_test(model, sampler, jax.random.key(1), **how)
+    assert result.passed, result
+
+
+@pytest.mark.parametrize("backend", ["gibbs", "metropolis", "nuts", "smc"])
+def test_kernels_over_positive_parameters_count_the_jacobian(backend):
+    """Scales without a conjugate prior: slices in gibbs, unconstrained coordinates everywhere."""
+
+    @gen
+    def prior():
+        return {"scales": exponential(np.array([1.0, 0.5])) @ "scales"}
+
+    @gen
+    def observation(params):
+        z = categorical(probs=np.array([0.6, 0.4])) @ "z"
+        return normal(0.0, params["scales"][z]) @ "x"
+
+    model = Mixture(name="scales", num_components=2, exchangeable=False, prior=prior, observation=observation)
+    replicates, steps = calibration.SIZES.get(backend, (20_000, 5))
+    kernel = calibration.kernels(model, [backend])[backend]
+    how = dict(num_replicates=min(replicates, 5_000), num_steps=steps)
+    result = calibration.joint_test(model, kernel, jax.random.key(1), **how)
     assert result.passed, result
 
 

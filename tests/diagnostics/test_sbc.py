@@ -99,9 +99,10 @@ def test_chains_that_do_not_mix_are_dropped_and_nothing_is_established(monkeypat
     assert result.num_dropped == 5 and result.verdict == "not established"
 
 
-def test_a_conjugate_draw_that_was_mended_fails(monkeypatch):
+@pytest.mark.parametrize("error", [0.01, np.nan])
+def test_a_conjugate_draw_that_was_mended_fails(monkeypatch, error):
     def mended(draws):
-        return draws._replace(stats=draws.stats | {"conjugacy_error": np.full_like(draws.stats["lp"], 0.01)})
+        return draws._replace(stats=draws.stats | {"conjugacy_error": np.full_like(draws.stats["lp"], error)})
 
     only(monkeypatch, mended)
     assert sbc.sbc(calibration.wide("bento"), "gibbs", 1, num_datasets=3).verdict == "FAILED"

@@ -111,3 +111,9 @@ def test_data_on_which_a_rule_fails_are_refused_where_the_declaration_did_not_sh
         fit(model, "collapsed", other)
     with pytest.raises(ValueError, match="does not fit the joint density on these data"):
         marginal.log_marginal(model, np.zeros(20, int), other)
+
+
+def test_an_empty_component_has_totals_of_exactly_nothing():
+    sums = jnp.array([[1e-9, -2e-9], [3.0, 0.0]])
+    np.testing.assert_array_equal(collapsed.of_occupied(sums, jnp.array([0.0, 2.0])), [[0.0, 0.0], [3.0, 0.0]])
+    np.testing.assert_array_equal(collapsed.of_occupied(sums[:, 0], jnp.array([1.0, 0.0])), [1e-9, 0.0])

@@ -61,11 +61,12 @@ def test_warmup_has_jumps_and_the_draws_after_it_have_none():
     assert cost(5, 10) == 15 * sweep + 5 * (2 + check)
 
 
-def test_weights_that_no_float_can_hold_stay_inside_the_simplex():
-    """Under Dirichlet(.001, ...) half of the weights of empty components are below every float64."""
-    model = galaxy_sparse(concentration=0.001, num_components=4)
+def test_draws_that_floats_hardly_hold_keep_their_density():
+    """Under Dirichlet(.001, ...) half of the weights of empty components are below every float64, and under
+    InverseGamma(.01, .01) a variance in forty is above 1e154, whose square no float64 holds."""
+    model = galaxy_sparse(concentration=0.001, num_components=5, variance_shape=0.01, variance_scale=0.01)
     draws = fit(model, "gibbs", num_chains=2, num_warmup=300, num_draws=300)
     smallest = np.finfo(float).tiny
     assert draws.warnings == () and np.isfinite(draws.stats["lp"]).all() and draws.stats["conjugacy_error"].max() < 1e-9
-    assert draws.params["weights"].min() == smallest
+    assert draws.params["weights"].min() == smallest and draws.params["variances"].max() > 1e154
     assert model.prior_draws(jax.random.key(0), 1000)["weights"].min() == smallest
