@@ -13,7 +13,7 @@ from diagnostics import contract
 from diagnostics.calibration import NAMED
 from zoo import MODELS
 
-QUICK = ("acidity", "faithful", "candy", "scotch", "tone_experts", "directions", "galaxy_student", "body_fat")
+QUICK = ("acidity", "faithful", "candy", "scotch", "tone_experts", "directions", "galaxy_student")
 FIRST = ("assignment_has_k_values", "own_data_are_served", "twin_equals_table")  # of models that are not named
 
 

@@ -19,7 +19,7 @@ FULL = dict(num_replicates=20_000, num_steps=5)
 MODELS_TESTED = {name: functools.partial(calibration.wide, name) for name in calibration.NAMED} | {
     "bento[weights]": functools.partial(calibration.wide, "bento", weights=(0.7, 0.3))
 }
-QUICK = [("bento", "gibbs"), ("bento", "metropolis"), ("bento_known", "gibbs")]
+QUICK = [("bento", "gibbs"), ("bento_known", "gibbs")]
 RATIO_QUICK = ("bento", "bento_425", "coffee", "three_gaussians")
 KERNELS = [name for name, (_, kind, _) in TABLE.items() if kind == "mcmc"] + ["smc"]
 

@@ -48,6 +48,7 @@ def test_the_elbo_is_below_the_stored_log_evidence():
     assert best(MODELS["bento_425"]).elbo < bento_425 - np.log(2) + 1e-9  # two labellings, apart from each other
 
 
+@pytest.mark.slow
 def test_the_elbo_with_everything_unknown_is_below_the_enumerated_log_evidence():
     assert best(FULL, tuple(FEW)).elbo < fit(FULL, "enumeration", FEW).log_evidence
 

@@ -302,7 +302,7 @@ COLLAPSED = [name for name, (_, _, whole) in FAMILIES.items() if whole]
 
 
 LONG = ("Wishart", "Normal-Wishart", "Poisson counts", "binomial items", "categorical items", "common precision")
-LONG += ("a row of three addresses", "Normal-InverseGamma", "Bernoulli items", "diagonal")
+LONG += ("a row of three addresses", "Normal-InverseGamma", "Bernoulli items", "diagonal", "common variance")
 EACH = [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in FAMILIES]
 
 
