@@ -43,6 +43,7 @@ SETTINGS: dict[str, dict] = {
 
 # (model, back end) that take longer to mix on ten observations: settings before those
 LONG: dict[tuple[str, str], dict] = {
+    ("bento_full", "nuts"): dict(num_warmup=500, num_draws=500),
     ("three_gaussians", "metropolis"): dict(num_warmup=1000, num_draws=1000),
     ("three_gaussians", "nuts"): dict(num_warmup=1000, num_draws=1000, target_accept=0.9),
     ("three_gaussians", "smc"): dict(num_particles=2048),
