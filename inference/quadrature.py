@@ -21,7 +21,6 @@ from scipy.special import logsumexp
 from inference import loop
 from inference.declared import constant, look_at
 from inference.results import Cost, Exact
-from zoo import introspect
 from zoo.mixture import permutations
 
 MAX_DIMENSION = 3
@@ -227,7 +226,7 @@ def _prior_program(model, num):
     """Draws from the prior, flat (num, d)."""
 
     def one(key):
-        return ravel_pytree(introspect.sample(model.prior, (), key)[0])[0]
+        return ravel_pytree(model.prior_draw(key))[0]
 
     return jax.jit(lambda key: jax.vmap(one)(jax.random.split(key, num)))
 
